@@ -1,0 +1,1 @@
+"""Frozen records and Arrow schemas: the vocabulary the other floors speak."""

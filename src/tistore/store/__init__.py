@@ -1,0 +1,1 @@
+"""The store: log, segments, arrays, tables, and everything that touches its files."""

@@ -1,0 +1,105 @@
+"""float16 with a power-of-two exponent: what a store keeps of an activation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tistore.errors import InvalidRecordError, NonFiniteError
+
+LARGEST = 65504.0
+"""Largest finite float16."""
+
+_ROUNDS_TO_INFINITY = 65520.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HalfArray:
+    """
+    Activations as float16, each layer scaled to fit.
+
+    Attributes:
+        values: [row, layer, hidden] float16; the true value is `values * 2.0**exponents[layer]`.
+        exponents: [layer] int64, 0 wherever the layer fits as it is.
+        n_underflow: How many values were not zero and became zero.
+    """
+
+    values: NDArray[np.float16]
+    exponents: NDArray[np.int64]
+    n_underflow: int
+
+
+def as_array(values: Any, label: str) -> NDArray[Any]:
+    """
+    Bring activations from any library into NumPy, on the CPU, losslessly.
+
+    Raises:
+        InvalidRecordError: They are not floating point numbers.
+    """
+    if hasattr(values, "detach"):  # a torch tensor; torch itself is not needed to tell
+        tensor = values.detach().cpu()
+        # NumPy knows no bfloat16; float32 holds every one exactly.
+        values = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    array = np.asarray(values)
+    if array.dtype.kind == "f":
+        return array
+    if array.dtype.name == "bfloat16":
+        return array.astype(np.float32)
+    raise InvalidRecordError(
+        f"{label}: activations are {array.dtype}, not floating point",
+        mend="pass float16, bfloat16, float32 or float64 values",
+    )
+
+
+def to_half(values: ArrayLike, layers: tuple[int, ...], label: str) -> HalfArray:
+    """
+    Round activations to float16, scaling a layer by 2⁻ᵉ where it would overflow.
+
+    bfloat16 values are exact when 2⁻¹⁷ ≤ |x|·2⁻ᵉ ≤ 65504; others round to the nearest float16.
+
+    Args:
+        values: [row, layer, hidden], any floating point type.
+        layers: Block number of each place on the layer axis, for messages.
+        label: What messages call the reading.
+
+    Raises:
+        NonFiniteError: A layer holds NaN or infinity.
+    """
+    array = as_array(values, label)
+    exponents = np.zeros(len(layers), dtype=np.int64)
+    half = np.empty(array.shape, dtype=np.float16)
+    n_underflow = 0
+    for place, layer in enumerate(layers):
+        wide = array[:, place].astype(np.float64 if array.dtype.itemsize > 4 else np.float32)
+        largest = float(np.abs(wide).max(initial=0.0))
+        if not np.isfinite(largest):
+            raise NonFiniteError(_describe_nonfinite(wide, layer, label))
+        if largest >= _ROUNDS_TO_INFINITY:
+            exponents[place] = fitting_exponent(largest)
+            wide = np.ldexp(wide, -int(exponents[place]))
+        half[:, place] = wide
+        n_underflow += int(np.count_nonzero((half[:, place] == 0) & (wide != 0)))
+    return HalfArray(half, exponents, n_underflow)
+
+
+def fitting_exponent(largest: float) -> int:
+    """Find the smallest e for which `largest` · 2⁻ᵉ fits float16."""
+    return max(0, int(np.ceil(np.log2(largest / LARGEST))))
+
+
+def rescale(values: NDArray[np.float16], exponents: NDArray[np.int64]) -> NDArray[np.float16]:
+    """Divide each layer of [row, layer, hidden] by 2**exponent; exact above the subnormals."""
+    if not exponents.any():
+        return values
+    return np.ldexp(values, -exponents[None, :, None].astype(np.int32)).astype(np.float16)
+
+
+def _describe_nonfinite(wide: NDArray[Any], layer: int, label: str) -> str:
+    nan, infinite = int(np.isnan(wide).sum()), int(np.isinf(wide).sum())
+    row = int(np.argwhere(~np.isfinite(wide))[0][0])
+    return (
+        f"{label}: layer {layer} holds {nan} NaN and {infinite} infinite values, first in row {row}"
+    )

@@ -1,0 +1,73 @@
+"""The store's header: which format this is, and which store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from dataclasses import dataclass
+
+from tistore.errors import FormatVersionError, IntegrityError, NotAStoreError
+from tistore.store.files import Files
+from tistore.store.layout import HEADER
+from tistore.version import __version__
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """
+    Content of `tistore.json`, written once.
+
+    Attributes:
+        uuid: Identity of the store, whatever its path.
+        format_version: Version of `docs/format.md` it follows.
+        sha256: Hash of the file: the parent of commit 1.
+    """
+
+    uuid: str
+    format_version: int
+    sha256: str
+
+
+def write_header(files: Files) -> bool:
+    """Write a new store's header; False when one is there already."""
+    content = {
+        "format": "tistore",
+        "format_version": FORMAT_VERSION,
+        "store_uuid": uuid.uuid4().hex,
+        "created_by": f"tistore {__version__}",
+        "row_convention": "at-token",
+        "file_hash": "blake3",
+        "chain_hash": "sha256",
+    }
+    return files.put_if_absent(HEADER, json.dumps(content, indent=2).encode() + b"\n")
+
+
+def read_header(files: Files, where: str) -> Header:
+    """
+    Read a store's header.
+
+    Raises:
+        FormatVersionError: The store is of a version this tistore does not know.
+        IntegrityError: The header is damaged.
+    """
+    data = files.read(HEADER)
+    try:
+        content = json.loads(data)
+        if content["format"] != "tistore":
+            raise NotAStoreError(f"{where} holds a {HEADER} of format {content['format']!r}")
+        version = content["format_version"]
+        header = Header(content["store_uuid"], version, hashlib.sha256(data).hexdigest())
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{where}/{HEADER} is damaged: {error}", mend="restore it from a copy of the store"
+        ) from error
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise FormatVersionError(
+            f"{where} is of format version {version}; "
+            f"tistore {__version__} reads versions up to {FORMAT_VERSION}",
+            mend="install a newer tistore: pip install --upgrade tistore",
+        )
+    return header

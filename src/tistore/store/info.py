@@ -1,0 +1,82 @@
+"""What a store holds, counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from tistore.store.header import Header
+from tistore.store.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """
+    Counts of one snapshot.
+
+    Attributes:
+        readings: Responses times their readers.
+        tokens: Captured token rows, over all readings.
+        raw_bytes: What the activations take as plain float16.
+        stored_bytes: What every committed file takes.
+        organisms: Authors of responses, with the number of their own responses.
+        readers: Readers, with the number of their readings.
+        prompt_sets: Prompt sets, with the number of readings over them.
+    """
+
+    path: str
+    store_uuid: str
+    format_version: int
+    commit: int
+    segments: int
+    responses: int
+    readings: int
+    tokens: int
+    layers: tuple[int, ...]
+    components: tuple[str, ...]
+    hidden: tuple[int, ...]
+    files: int
+    raw_bytes: int
+    stored_bytes: int
+    organisms: dict[str, int]
+    readers: dict[str, int]
+    prompt_sets: dict[str, int]
+    vectors: tuple[str, ...]
+
+
+def describe(path: str, header: Header, snapshot: Snapshot) -> StoreInfo:
+    """Count what a snapshot holds."""
+    authors: dict[str, str] = {}
+    readers: Counter[str] = Counter()
+    prompt_sets: Counter[str] = Counter()
+    for segment in snapshot.segments:
+        table = segment.table("responses")
+        authors.update(
+            zip(table["response_id"].to_pylist(), table["organism"].to_pylist(), strict=True)
+        )
+        readers.update(table["reader"].to_pylist())
+        prompt_sets.update(table["prompt_set"].to_pylist())
+    segments = snapshot.segments
+    return StoreInfo(
+        path=path,
+        store_uuid=header.uuid,
+        format_version=header.format_version,
+        commit=snapshot.number,
+        segments=len(segments),
+        responses=len(authors),
+        readings=sum(segment.n_readings for segment in segments),
+        tokens=sum(segment.n_rows for segment in segments),
+        layers=tuple(sorted({layer for segment in segments for layer in segment.layers})),
+        components=tuple(sorted({name for segment in segments for name in segment.components})),
+        hidden=tuple(sorted({segment.hidden for segment in segments})),
+        files=len(snapshot.files),
+        raw_bytes=sum(
+            segment.n_rows * segment.hidden * len(segment.layers) * len(segment.components) * 2
+            for segment in segments
+        ),
+        stored_bytes=sum(record.size_bytes for record in snapshot.files),
+        organisms=dict(sorted(Counter(authors.values()).items())),
+        readers=dict(sorted(readers.items())),
+        prompt_sets=dict(sorted(prompt_sets.items())),
+        vectors=tuple(vector.reference for vector in snapshot.vectors()),
+    )

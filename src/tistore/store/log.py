@@ -1,0 +1,135 @@
+"""
+The commit log: numbered, hash-chained, immutable files, and the only truth of a store.
+
+A commit file holds two lines of JSON. The first is the body; the second is
+`{"sha256": "<hash of the first line>"}`. The body's `parent` is the hash of the body before it,
+or of the store's header for commit 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from tistore.errors import IntegrityError
+from tistore.store.files import Files
+from tistore.store.layout import COMMITS, commit_number, commit_path
+from tistore.version import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """
+    One entry of the log.
+
+    Attributes:
+        number: Position, from 1.
+        sha256: Hash of the body, hex.
+        body: The parsed body; `docs/format.md` lists its keys.
+    """
+
+    number: int
+    sha256: str
+    body: dict[str, Any]
+
+
+def read_commits(files: Files, after: Commit | None, header_hash: str) -> list[Commit]:
+    """
+    Read every commit that follows `after`, checking hashes, numbers and the chain.
+
+    Args:
+        files: The store's files.
+        after: Last commit already known; None to read from the start.
+        header_hash: SHA-256 of the store's header, the parent of commit 1.
+
+    Raises:
+        IntegrityError: A commit is missing, damaged, or does not follow its predecessor.
+    """
+    number = after.number if after else 0
+    parent = after.sha256 if after else header_hash
+    listed = [commit_number(name) for name in files.list_names(COMMITS)]
+    wanted = sorted(found for found in listed if found is not None and found > number)
+    commits = []
+    for found in wanted:
+        number += 1
+        if found != number:
+            raise IntegrityError(
+                f"commit {number} is missing from the log, but commit {found} is there",
+                mend=f"restore {commit_path(number)} from a copy",
+            )
+        commit = _parse(files.read(commit_path(number)), number, parent)
+        commits.append(commit)
+        parent = commit.sha256
+    return commits
+
+
+def append_commit(
+    files: Files,
+    *,
+    parent: Commit | None,
+    header_hash: str,
+    writer: str,
+    additions: dict[str, Any],
+) -> Commit | None:
+    """
+    Try to make `additions` the commit after `parent`, durably.
+
+    Returns:
+        The commit, now acknowledged; None when another writer took the number first.
+    """
+    body = {
+        "number": parent.number + 1 if parent else 1,
+        "parent": parent.sha256 if parent else header_hash,
+        "commit_uuid": uuid.uuid4().hex,
+        "writer": writer,
+        "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "tistore": __version__,
+        "operation": "append",
+        **additions,
+    }
+    line = json.dumps(body, separators=(",", ":")).encode()
+    sha256 = hashlib.sha256(line).hexdigest()
+    trailer = json.dumps({"sha256": sha256}, separators=(",", ":")).encode()
+    if not files.put_if_absent(commit_path(body["number"]), line + b"\n" + trailer + b"\n"):
+        return None
+    return Commit(body["number"], sha256, body)
+
+
+def is_named(files: Files, parent: Commit | None, writer: str) -> bool:
+    """Whether the commit after `parent` exists and is this writer's, acknowledged or not."""
+    path = commit_path(parent.number + 1 if parent else 1)
+    return files.size(path) is not None and f'"writer":"{writer}"'.encode() in files.read(path)
+
+
+def collect_keys(commits: Sequence[Commit]) -> dict[str, dict[str, str]]:
+    """Merge the unique keys of these commits: for each kind, key → hash of its content."""
+    keys: dict[str, dict[str, str]] = {}
+    for commit in commits:
+        for kind, entries in commit.body["keys"].items():
+            keys.setdefault(kind, {}).update(entries)
+    return keys
+
+
+def _parse(data: bytes, number: int, parent: str) -> Commit:
+    where = commit_path(number)
+    try:
+        line, trailer = data.splitlines()
+        declared = json.loads(trailer)["sha256"]
+        sha256 = hashlib.sha256(line).hexdigest()
+        if sha256 != declared:
+            raise ValueError("its hash does not match its body")
+        body = json.loads(line)
+        if body["number"] != number:
+            raise ValueError(f"it says it is commit {body['number']}")
+        if body["parent"] != parent:
+            raise ValueError("it does not follow the commit before it")
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{where} is damaged: {error}", mend="restore it from a copy of the store"
+        ) from error
+    return Commit(number, sha256, body)

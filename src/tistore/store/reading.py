@@ -1,0 +1,333 @@
+"""A reading on its way into a segment: checked, rounded, and ready to be laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from tistore.datasets.clauses import Clause, Offset, align_tokens, split_clauses
+from tistore.errors import InvalidRecordError
+from tistore.schemas.digest import DIGEST_LENGTH
+from tistore.schemas.model import Model
+from tistore.schemas.response import (
+    CaptureSettings,
+    ResponseSlot,
+    Rows,
+    identify_reading,
+    identify_response,
+)
+from tistore.schemas.site import COMPONENTS
+from tistore.store.half import HalfArray, as_array, to_half
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenColumns:
+    """
+    What is known of each token of the sequence, prompt and response.
+
+    Every column has one entry a token; None stands for an unknown value.
+    """
+
+    ids: NDArray[np.int32]
+    strings: Sequence[str | None]
+    roles: Sequence[str]
+    turns: Sequence[int]
+    is_response: NDArray[np.bool_]
+    logprobs: Sequence[float | None]
+    offsets: Sequence[Offset | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """
+    One response as seen by one reader, validated.
+
+    Attributes:
+        halves: For each component, its activations: [row, layer, hidden].
+        clauses: Clauses of the response, token ranges counted from the sequence's start.
+    """
+
+    slot: ResponseSlot
+    organism: Model
+    reader: Model
+    settings: CaptureSettings
+    response_id: str
+    prompt_length: int
+    text: str | None
+    finish_reason: str | None
+    run_id: str | None
+    tokens: TokenColumns
+    clauses: Sequence[Clause]
+    halves: Mapping[str, HalfArray]
+
+    @property
+    def key(self) -> str:
+        """Key under which the reading is committed once."""
+        return identify_reading(self.slot, self.reader.name, self.settings)
+
+    @property
+    def hidden(self) -> int:
+        """Width of the activations."""
+        return int(next(iter(self.halves.values())).values.shape[2])
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the activations."""
+        return int(next(iter(self.halves.values())).values.shape[0])
+
+    @property
+    def first_position(self) -> int:
+        """Position in the sequence of row 0."""
+        return len(self.tokens.ids) - self.n_rows
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of float16 the reading adds to its segment."""
+        return sum(half.values.nbytes for half in self.halves.values())
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of the tokens and of every stored value."""
+        hasher = blake3(self.response_id.encode())
+        for component in sorted(self.halves):
+            half = self.halves[component]
+            hasher.update(component.encode())
+            hasher.update(half.exponents.tobytes())
+            hasher.update(np.ascontiguousarray(half.values).tobytes())
+        return hasher.hexdigest()[:DIGEST_LENGTH]
+
+    def __str__(self) -> str:
+        """Name the reading as error messages do."""
+        return f"{self.slot}, read by {self.reader.name}"
+
+
+def validate_reading(
+    *,
+    slot: ResponseSlot,
+    organism: Model,
+    reader: Model,
+    token_ids: Sequence[int],
+    prompt_length: int,
+    layers: Sequence[int],
+    activations: Mapping[str, Any],
+    text: str | None,
+    tokens: Sequence[str] | None,
+    logprobs: Sequence[float | None] | None,
+    offsets: Sequence[Offset] | None,
+    roles: Sequence[str] | None,
+    turns: Sequence[int] | None,
+    is_response: Sequence[bool] | None,
+    finish_reason: str | None,
+    run_id: str | None,
+) -> Reading:
+    """
+    Check everything about a reading and round its activations to float16.
+
+    `Writer.add` documents the arguments.
+
+    Raises:
+        InvalidRecordError: Something is not as it must be; the message names the reading.
+        NonFiniteError: A layer holds NaN or infinity.
+    """
+    label = f"{slot}, read by {reader.name}"
+    for name, value in (
+        ("organism", slot.organism),
+        ("reader", reader.name),
+        ("prompt_set", slot.prompt_set),
+        ("prompt_id", slot.prompt_id),
+    ):
+        if not isinstance(value, str) or not value:
+            raise InvalidRecordError(f"{label}: {name} must be a string, not {value!r}")
+    ids = _check_ids(token_ids, prompt_length, label)
+    checked_layers = _check_layers(layers, label)
+    arrays = _check_arrays(activations, checked_layers, label)
+    rows = _name_rows(arrays, len(ids), prompt_length, label)
+    columns = _build_columns(
+        ids,
+        prompt_length,
+        label,
+        text=text,
+        tokens=tokens,
+        logprobs=logprobs,
+        offsets=offsets,
+        roles=roles,
+        turns=turns,
+        is_response=is_response,
+    )
+    halves = {
+        component: to_half(array, checked_layers, f"{label}, {component}")
+        for component, array in arrays.items()
+    }
+    spelled = "".join(string or "" for string in columns.strings[prompt_length:])
+    return Reading(
+        slot=slot,
+        organism=organism,
+        reader=reader,
+        settings=CaptureSettings(checked_layers, tuple(sorted(arrays)), rows),  # type: ignore[arg-type]
+        response_id=identify_response(slot, ids.tolist(), prompt_length),
+        prompt_length=prompt_length,
+        text=text if text is not None else spelled if tokens is not None else None,
+        finish_reason=finish_reason,
+        run_id=run_id,
+        tokens=columns,
+        clauses=_find_clauses(columns, prompt_length, text),
+        halves=halves,
+    )
+
+
+def _check_ids(token_ids: Sequence[int], prompt_length: int, label: str) -> NDArray[np.int32]:
+    ids = np.asarray(token_ids)
+    if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
+        raise InvalidRecordError(f"{label}: token_ids must be a list of integers, and not empty")
+    if ids.min() < 0 or ids.max() > np.iinfo(np.int32).max:
+        raise InvalidRecordError(f"{label}: token_ids hold {ids.min()} to {ids.max()}")
+    if not 0 <= prompt_length <= ids.size:
+        raise InvalidRecordError(
+            f"{label}: prompt_length is {prompt_length}, but there are {ids.size} token_ids",
+            mend="token_ids are the prompt's and the response's together",
+        )
+    return ids.astype(np.int32)
+
+
+def _check_layers(layers: Sequence[int], label: str) -> tuple[int, ...]:
+    checked = tuple(int(layer) for layer in layers)
+    if not checked:
+        raise InvalidRecordError(f"{label}: layers is empty")
+    if checked[0] < 0 or any(a >= b for a, b in zip(checked, checked[1:], strict=False)):
+        raise InvalidRecordError(
+            f"{label}: layers must be ascending block numbers from 0, not {list(checked)}",
+            mend="sort the layers, and the activations' layer axis with them",
+        )
+    return checked
+
+
+def _check_arrays(
+    activations: Mapping[str, Any], layers: tuple[int, ...], label: str
+) -> dict[str, NDArray[Any]]:
+    if not activations:
+        raise InvalidRecordError(f"{label}: activations is empty")
+    arrays: dict[str, NDArray[Any]] = {}
+    for component, values in activations.items():
+        if component not in COMPONENTS:
+            raise InvalidRecordError(
+                f"{label}: no component {component!r}; there are {', '.join(COMPONENTS)}"
+            )
+        array = as_array(values, f"{label}, {component}")
+        if array.ndim != 3 or array.shape[1] != len(layers) or array.shape[2] == 0:
+            raise InvalidRecordError(
+                f"{label}: {component} has shape {array.shape}; "
+                f"expected [rows, {len(layers)} layers, hidden]"
+            )
+        arrays[component] = array
+    if len({array.shape for array in arrays.values()}) > 1:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise InvalidRecordError(f"{label}: components differ in shape: {shapes}")
+    return arrays
+
+
+def _name_rows(
+    arrays: Mapping[str, NDArray[Any]], n_ids: int, prompt_length: int, label: str
+) -> Rows:
+    n_rows = next(iter(arrays.values())).shape[0]
+    if n_rows == n_ids:
+        return "all"
+    if n_rows == n_ids - prompt_length:
+        return "response"
+    raise InvalidRecordError(
+        f"{label}: activations have {n_rows} rows, but there are {n_ids} tokens, "
+        f"{n_ids - prompt_length} of them the response's",
+        mend="give a row for every token, or for every token of the response; "
+        "row t is the state at token t",
+    )
+
+
+def _build_columns(
+    ids: NDArray[np.int32],
+    prompt_length: int,
+    label: str,
+    *,
+    text: str | None,
+    tokens: Sequence[str] | None,
+    logprobs: Sequence[float | None] | None,
+    offsets: Sequence[Offset] | None,
+    roles: Sequence[str] | None,
+    turns: Sequence[int] | None,
+    is_response: Sequence[bool] | None,
+) -> TokenColumns:
+    n_ids, n_response = len(ids), len(ids) - prompt_length
+    audited = np.arange(n_ids) >= prompt_length
+    strings = _widen(tokens, n_ids, n_response, "tokens", label)
+    spans: Sequence[Offset | None] = [None] * n_ids
+    if offsets is None and tokens is not None:
+        # Without a text the tokens spell it; with one they may or may not.
+        response = [string or "" for string in strings[prompt_length:]]
+        offsets = align_tokens("".join(response) if text is None else text, response)
+    if offsets is not None:
+        _check_offsets(offsets, text, n_response, label)
+        spans = [None] * prompt_length + list(offsets)
+    for name, column in (("roles", roles), ("turns", turns), ("is_response", is_response)):
+        if column is not None and len(column) != n_ids:
+            raise InvalidRecordError(f"{label}: {len(column)} {name} for {n_ids} tokens")
+    return TokenColumns(
+        ids=ids,
+        strings=strings,
+        roles=roles if roles is not None else ["assistant" if r else "prompt" for r in audited],
+        turns=turns if turns is not None else [int(r) for r in audited],
+        is_response=audited if is_response is None else np.asarray(is_response, dtype=bool),
+        logprobs=_widen(logprobs, n_ids, n_response, "logprobs", label),
+        offsets=spans,
+    )
+
+
+def _widen(
+    column: Sequence[Any] | None, n_ids: int, n_response: int, name: str, label: str
+) -> Sequence[Any]:
+    """Bring a column given for all tokens, or for the response's, to one entry a token."""
+    if column is None:
+        return [None] * n_ids
+    if len(column) == n_ids:
+        return column
+    if len(column) == n_response:
+        return [None] * (n_ids - n_response) + list(column)
+    raise InvalidRecordError(
+        f"{label}: {len(column)} {name}, but there are {n_ids} tokens, "
+        f"{n_response} of them the response's"
+    )
+
+
+def _check_offsets(
+    offsets: Sequence[Offset], text: str | None, n_response: int, label: str
+) -> None:
+    if len(offsets) != n_response:
+        raise InvalidRecordError(f"{label}: {len(offsets)} offsets for {n_response} tokens")
+    last = len(text) if text is not None else None
+    for start, end in offsets:
+        if start < 0 or end < start or (last is not None and end > last):
+            raise InvalidRecordError(
+                f"{label}: offset ({start}, {end}) lies outside the text of {last} characters"
+            )
+
+
+def _find_clauses(columns: TokenColumns, prompt_length: int, text: str | None) -> list[Clause]:
+    """Split the response; where tokens and text disagree, the tokens' own spelling is split."""
+    strings = [string or "" for string in columns.strings[prompt_length:]]
+    spans = list(columns.offsets[prompt_length:])
+    offsets = [span for span in spans if span is not None]
+    if text is None or len(offsets) != len(spans):
+        text = "".join(strings)
+        offsets = align_tokens(text, strings) or []
+    return [
+        Clause(
+            clause.token_start + prompt_length,
+            clause.token_end + prompt_length,
+            clause.char_start,
+            clause.char_end,
+            clause.text,
+        )
+        for clause in split_clauses(text, offsets)
+    ]

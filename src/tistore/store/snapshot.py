@@ -1,0 +1,191 @@
+"""One fixed state of a store: what every reader reads from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tistore.errors import NotStoredError, nearest
+from tistore.schemas.model import Model
+from tistore.schemas.response import ResponseSlot
+from tistore.schemas.site import Site
+from tistore.schemas.tables import LOG_TABLES
+from tistore.schemas.vector import Vector
+from tistore.store.files import FileRecord, Files, read_checked
+from tistore.store.log import Commit, collect_keys
+from tistore.store.segment import Segment
+from tistore.store.tables import decode_table
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """A committed response's text, whichever readers have read it."""
+
+    response_id: str
+    token_ids: list[int]
+    prompt_length: int
+    text: str | None
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingPlace:
+    """Where a reading lies: its segment and its row in that segment's responses."""
+
+    segment: Segment
+    index: int
+
+
+class Snapshot:
+    """
+    The store as of one commit. Immutable: two questions to it see the same data.
+
+    Args:
+        files: The store's files.
+        commits: The log from its start to the wanted commit.
+        known: An earlier snapshot of the same log, whose segments are kept open.
+    """
+
+    def __init__(
+        self, files: Files, commits: Sequence[Commit], known: Snapshot | None = None
+    ) -> None:
+        self._files = files
+        self.commits = tuple(commits)
+        opened = {segment.uuid: segment for segment in known.segments} if known else {}
+        self.segments: tuple[Segment, ...] = tuple(
+            opened.get(entry["uuid"]) or Segment(files, entry)
+            for commit in commits
+            for entry in commit.body["segments"]
+        )
+
+    @property
+    def number(self) -> int:
+        """Number of the last commit; 0 for an empty store."""
+        return self.commits[-1].number if self.commits else 0
+
+    @cached_property
+    def keys(self) -> dict[str, dict[str, str]]:
+        """Unique keys of everything committed: for each kind, key → hash of its content."""
+        return collect_keys(self.commits)
+
+    @cached_property
+    def files(self) -> tuple[FileRecord, ...]:
+        """Every committed file below the log."""
+        listed = [record for segment in self.segments for record in segment.files]
+        return (*listed, *(record for name in LOG_TABLES for record in self._table_files(name)))
+
+    def table(self, name: str) -> pa.Table:
+        """
+        Read a table of the log: models, prompts, vectors, …; its files in commit order.
+
+        Raises:
+            NotStoredError: There is no such table.
+            IntegrityError: A file is missing or damaged.
+        """
+        if name not in LOG_TABLES:
+            raise NotStoredError(f"no table {name!r}; {nearest(name, LOG_TABLES)}")
+        tables = [
+            decode_table(read_checked(self._files, record)) for record in self._table_files(name)
+        ]
+        return pa.concat_tables([LOG_TABLES[name].empty_table(), *tables])
+
+    def vectors(self) -> tuple[Vector, ...]:
+        """Every vector, in the order they were added."""
+        return self._vectors
+
+    @cached_property
+    def _vectors(self) -> tuple[Vector, ...]:
+        return tuple(Vector.from_row(row) for row in self.table("vectors").to_pylist())
+
+    @cached_property
+    def models(self) -> dict[str, Model]:
+        """Every model that has written or read a response, by name."""
+        return {row["name"]: Model.from_row(row) for row in self.table("models").to_pylist()}
+
+    def find_response(self, slot: ResponseSlot) -> StoredResponse | None:
+        """Look up the response of a slot; None when there is none yet."""
+        place = self._slots.get((slot.organism, slot.prompt_set, slot.prompt_id, slot.sample))
+        if place is None:
+            return None
+        columns = ["response_id", "token_ids", "prompt_length", "text", "finish_reason"]
+        table = place.segment.table("responses").select(columns)
+        return StoredResponse(**table.slice(place.index, 1).to_pylist()[0])
+
+    def find_reading(self, response_id: str, reader: str, site: Site) -> ReadingPlace:
+        """
+        Look up a reading that holds a site.
+
+        Raises:
+            NotStoredError: No such response, reader or site; the message says which.
+        """
+        of_response = self._readings.get(response_id)
+        if of_response is None:
+            raise NotStoredError(f"no response {response_id!r} in this store")
+        places = of_response.get(reader)
+        if places is None:
+            raise NotStoredError(
+                f"response {response_id} was not read by {reader!r}; {nearest(reader, of_response)}"
+            )
+        for place in places:
+            if place.segment.has(site):
+                return place
+        stored = sorted({layer for place in places for layer in place.segment.layers})
+        raise NotStoredError(
+            f"no {site} for response {response_id} read by {reader}; "
+            f"its layers are {', '.join(map(str, stored))}"
+        )
+
+    @cached_property
+    def _slots(self) -> dict[tuple[Any, ...], ReadingPlace]:
+        columns = ("organism", "prompt_set", "prompt_id", "sample")
+        return {key: place for key, place in self._walk(columns)}
+
+    @cached_property
+    def _readings(self) -> dict[str, dict[str, list[ReadingPlace]]]:
+        found: dict[str, dict[str, list[ReadingPlace]]] = {}
+        for (response_id, reader), place in self._walk(("response_id", "reader")):
+            found.setdefault(response_id, {}).setdefault(reader, []).append(place)
+        return found
+
+    def _walk(self, columns: tuple[str, ...]) -> list[tuple[tuple[Any, ...], ReadingPlace]]:
+        walked = []
+        for segment in self.segments:
+            table = segment.table("responses")
+            values = zip(*(table[column].to_pylist() for column in columns), strict=True)
+            walked += [(key, ReadingPlace(segment, index)) for index, key in enumerate(values)]
+        return walked
+
+    def _table_files(self, name: str) -> list[FileRecord]:
+        return [
+            FileRecord.from_json(entry)
+            for commit in self.commits
+            for entry in commit.body["tables"]
+            if entry["table"] == name
+        ]
+
+
+def read_activations(
+    snapshot: Snapshot, response_id: str, reader: str, site: Site
+) -> np.ndarray[Any, np.dtype[Any]]:
+    """
+    Read one reading's activations at a site.
+
+    Returns:
+        [rows, hidden] float16; float32 where the layer is stored with an exponent, since float16
+        could not hold its values.
+
+    Raises:
+        NotStoredError: No such response, reader or site.
+    """
+    place = snapshot.find_reading(response_id, reader, site)
+    responses = place.segment.table("responses")
+    start = responses["row_start"][place.index].as_py()
+    stop = start + responses["n_rows"][place.index].as_py()
+    values = place.segment.read(site, start, stop)
+    exponent = place.segment.exponent(site)
+    return np.ldexp(values.astype(np.float32), exponent) if exponent else values

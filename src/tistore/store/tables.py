@@ -1,0 +1,54 @@
+"""Tables as Parquet bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tistore.errors import InvalidRecordError
+
+
+def build_table(schema: pa.Schema, rows: Sequence[Mapping[str, Any]], name: str) -> pa.Table:
+    """
+    Lay rows out as a table of the given schema.
+
+    Raises:
+        InvalidRecordError: A row has an unknown column, lacks a required one, or holds a value
+            of another type.
+    """
+    known = set(schema.names)
+    for row in rows:
+        if unknown := sorted(set(row) - known):
+            raise InvalidRecordError(
+                f"table {name} has no column {unknown[0]!r}; it has {', '.join(schema.names)}"
+            )
+        for field in schema:
+            if not field.nullable and row.get(field.name) is None:
+                raise InvalidRecordError(f"table {name}: a row lacks {field.name!r}")
+    try:
+        return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
+        raise InvalidRecordError(f"table {name}: {error}") from error
+
+
+def encode_table(table: pa.Table) -> bytes:
+    """Encode a table as one Parquet file: zstd, page checksums, large row groups."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        row_group_size=122_880,
+        write_page_checksum=True,
+        store_schema=True,
+    )
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def decode_table(data: bytes) -> pa.Table:
+    """Decode what `encode_table` made."""
+    return pq.read_table(pa.BufferReader(data))

@@ -1,0 +1,384 @@
+"""The writer: takes readings and rows, and commits them."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from tistore.datasets.clauses import Offset
+from tistore.errors import InvalidRecordError, KeyConflictError, NoRoomError, nearest
+from tistore.schemas.model import Model
+from tistore.schemas.prompt import Prompt
+from tistore.schemas.response import ResponseSlot
+from tistore.schemas.tables import LOG_TABLES, TABLE_KEYS
+from tistore.store.files import Files
+from tistore.store.keys import row_content, row_key, slot_key
+from tistore.store.layout import segment_folder
+from tistore.store.log import Commit, append_commit, is_named
+from tistore.store.reading import Reading, validate_reading
+from tistore.store.segment_writer import write_segment, write_table
+from tistore.store.snapshot import Snapshot
+from tistore.store.tables import build_table
+
+Row = Mapping[str, Any]
+
+FLUSH_BYTES = 256 * 1024 * 1024
+FLUSH_SECONDS = 60.0
+SPARE_BYTES = 64 * 1024 * 1024
+"""Room left free on top of a commit's own needs, so that a log entry can always be written."""
+
+
+class Writer:
+    """
+    Collects readings and commits them: on size, on time, on `commit()`, and on leaving its block.
+
+    A reading is acknowledged when the commit that holds it returns; until then it is in memory
+    only. Leaving the block commits what was added even when the block raised: every reading in
+    it is whole.
+
+    Args:
+        files: The store's files.
+        header_hash: SHA-256 of the store's header.
+        read_snapshot: Reads the store's newest state.
+        flush_bytes: Commit when this many bytes of float16 are waiting.
+        flush_seconds: Commit when the first waiting reading is this old.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        header_hash: str,
+        read_snapshot: Callable[[], Snapshot],
+        flush_bytes: int = FLUSH_BYTES,
+        flush_seconds: float = FLUSH_SECONDS,
+    ) -> None:
+        self._files = files
+        self._header_hash = header_hash
+        self._read_snapshot = read_snapshot
+        self._snapshot = read_snapshot()
+        self._flush_bytes = flush_bytes
+        self._flush_seconds = flush_seconds
+        self._uuid = uuid.uuid4().hex
+        self._readings: dict[str, Reading] = {}
+        self._responses: dict[ResponseSlot, str] = {}
+        self._rows: dict[str, dict[str, Row]] = {table: {} for table in LOG_TABLES}
+        self._waiting_since: float | None = None
+        self._is_open = True
+        self.committed_readings = 0
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of float16 that wait for a commit."""
+        return sum(reading.size_bytes for reading in self._readings.values())
+
+    @property
+    def pending_readings(self) -> int:
+        """Readings that wait for a commit."""
+        return len(self._readings)
+
+    def add(
+        self,
+        *,
+        organism: str | Model,
+        reader: str | Model,
+        prompt_set: str,
+        prompt_id: str,
+        sample: int = 0,
+        token_ids: Sequence[int],
+        prompt_length: int,
+        layers: Sequence[int],
+        activations: Mapping[str, Any],
+        text: str | None = None,
+        tokens: Sequence[str] | None = None,
+        logprobs: Sequence[float | None] | None = None,
+        offsets: Sequence[Offset] | None = None,
+        roles: Sequence[str] | None = None,
+        turns: Sequence[int] | None = None,
+        is_response: Sequence[bool] | None = None,
+        finish_reason: str | None = None,
+        prompt: Prompt | None = None,
+        run_id: str | None = None,
+    ) -> str:
+        """
+        Add one reading: a response as seen by one reader.
+
+        The reading is checked whole before anything of it is kept. The same reading again is a
+        no-op.
+
+        Args:
+            organism: Author of the response, by name or as a record with a fingerprint.
+            reader: Model whose activations these are; the organism itself for its own reading.
+            prompt_set: Set of the prompt; may contain "/".
+            prompt_id: Prompt's id in the set.
+            sample: Which of several generations for the prompt.
+            token_ids: Ids of prompt and response, in order.
+            prompt_length: How many of them are the prompt's.
+            layers: Ascending block numbers, from 0; the layer axis of the activations.
+            activations: For each component, [rows, layer, hidden] of floating point numbers,
+                NumPy or torch. Rows are those of all tokens, or of the response's only; row t is
+                the state at token t. Copied before this returns.
+            text: The response; spelled from `tokens` when left out.
+            tokens: Token strings, for all tokens or the response's. Clauses need them.
+            logprobs: Natural-log probability of each token, for all or the response's; None
+                where unknown.
+            offsets: For each response token, its characters in `text`. Found from `tokens` when
+                left out.
+            roles: Role of each token ("system", "user", "assistant", …), for all tokens.
+            turns: Turn of each token, from 0, for all tokens.
+            is_response: Which tokens are under audit, for all tokens; those after the prompt
+                when left out. Means run over them.
+            finish_reason: Why generation ended, such as "stop" or "length".
+            prompt: The prompt's content; the same prompt with other content is refused.
+            run_id: Run the reading belongs to.
+
+        Returns:
+            The response's id.
+
+        Raises:
+            InvalidRecordError: Something about the reading is not as it must be.
+            NonFiniteError: The activations hold NaN or infinity.
+            KeyConflictError: The slot holds another response, the key another reading, or a name
+                another model or prompt.
+        """
+        self._require_open()
+        author, eyes = self._resolve(organism), self._resolve(reader)
+        reading = validate_reading(
+            slot=ResponseSlot(author.name, prompt_set, prompt_id, sample),
+            organism=author,
+            reader=eyes,
+            token_ids=token_ids,
+            prompt_length=prompt_length,
+            layers=layers,
+            activations=activations,
+            text=text,
+            tokens=tokens,
+            logprobs=logprobs,
+            offsets=offsets,
+            roles=roles,
+            turns=turns,
+            is_response=is_response,
+            finish_reason=finish_reason,
+            run_id=run_id,
+        )
+        if prompt and (prompt.prompt_set, prompt.prompt_id) != (prompt_set, prompt_id):
+            raise InvalidRecordError(
+                f"{reading}: the prompt given is {prompt.prompt_set}#{prompt.prompt_id}"
+            )
+        new_models = self._pick_new("models", [author.to_row(), eyes.to_row()])
+        new_prompts = self._pick_new("prompts", [prompt.to_row()] if prompt else [])
+        if self._is_new(reading, self._readings):
+            if self._must_split(reading):
+                self.commit()
+            self._readings[reading.key] = reading
+            self._responses[reading.slot] = reading.response_id
+            self._waiting_since = self._waiting_since or time.monotonic()
+        self._rows["models"] |= new_models
+        self._rows["prompts"] |= new_prompts
+        self._commit_if_due()
+        return reading.response_id
+
+    def add_rows(self, table: str, rows: Sequence[Row]) -> None:
+        """
+        Add rows to a table of the log: models, prompts, vectors, annotations, …
+
+        Rows of keyed tables are unique: the same row again is a no-op.
+
+        Raises:
+            InvalidRecordError: There is no such table or column, or a required value is missing.
+            KeyConflictError: The key is there with other content.
+        """
+        self._require_open()
+        if table not in LOG_TABLES:
+            raise InvalidRecordError(f"no table {table!r}; {nearest(table, LOG_TABLES)}")
+        build_table(LOG_TABLES[table], rows, table)
+        self._rows[table] |= self._pick_new(table, rows)
+
+    def commit(self) -> int:
+        """
+        Commit everything that waits, durably.
+
+        Returns:
+            The number of the commit now last; of the newest known one when nothing waited.
+
+        Raises:
+            NoRoomError: The disk is full; what waits is kept, and can be committed again.
+            KeyConflictError: Another writer has committed one of the keys with other content.
+        """
+        self._require_open()
+        while self._readings or any(self._rows.values()):
+            self._check_room()
+            commit = self._try_commit(uuid.uuid4().hex)
+            if commit is not None:
+                self._acknowledge(commit)
+                break
+            # Another writer took the number, and its keys may be ours: what is still new is
+            # written again.
+            self._drop_committed(self._read_snapshot())
+        self._waiting_since = None
+        return self._snapshot.number
+
+    def close(self) -> None:
+        """Commit what waits and refuse further additions."""
+        if self._is_open:
+            self.commit()
+            self._is_open = False
+
+    def __enter__(self) -> Self:
+        """Start a block that ends with a commit."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Commit what was added, whether or not the block raised."""
+        self.close()
+
+    def _resolve(self, model: str | Model) -> Model:
+        if isinstance(model, Model):
+            return model
+        if not isinstance(model, str) or not model:
+            raise InvalidRecordError(f"a model is named by a string, not {model!r}")
+        return self._models.get(model) or Model(model)
+
+    @property
+    def _models(self) -> dict[str, Model]:
+        waiting = {row["name"]: Model.from_row(row) for row in self._rows["models"].values()}
+        return waiting | self._snapshot.models
+
+    def _is_new(self, reading: Reading, waiting: Mapping[str, Reading]) -> bool:
+        """Whether the reading is neither committed nor among those that wait."""
+        committed = self._snapshot.keys
+        held = committed.get("slots", {}).get(slot_key(reading.slot))
+        if held is None and waiting:
+            held = self._responses.get(reading.slot)
+        if held not in (None, reading.response_id):
+            raise KeyConflictError(
+                f"{reading.slot} is in the store with other tokens",
+                mend="readings of one response share its token ids exactly; give a new text "
+                "another sample number",
+            )
+        content = committed.get("readings", {}).get(reading.key)
+        if content is None and reading.key in waiting:
+            content = waiting[reading.key].content_hash
+        if content not in (None, reading.content_hash):
+            raise KeyConflictError(
+                f"{reading} is in the store with other activations",
+                mend="a reading is committed once; read with another reader name or other layers",
+            )
+        return content is None
+
+    def _must_split(self, reading: Reading) -> bool:
+        """Whether the reading cannot share a segment with those that wait."""
+        waiting = next(iter(self._readings.values()), None)
+        return waiting is not None and _segment_shape(waiting) != _segment_shape(reading)
+
+    def _pick_new(self, table: str, rows: Iterable[Row]) -> dict[str, Row]:
+        return self._new_rows(table, rows, waiting=self._rows[table])
+
+    def _new_rows(
+        self, table: str, rows: Iterable[Row], waiting: Mapping[str, Row]
+    ) -> dict[str, Row]:
+        """Pick the rows that are neither committed nor waiting, by key."""
+        new: dict[str, Row] = {}
+        committed = self._snapshot.keys.get(table, {})
+        for row in rows:
+            key = row_key(table, row)
+            held = committed.get(key)
+            if held is None and (same := waiting.get(key) or new.get(key)):
+                held = row_content(table, same)
+            if held not in (None, row_content(table, row)):
+                named = ", ".join(str(row.get(column)) for column in TABLE_KEYS[table])
+                raise KeyConflictError(
+                    f"{table}: {named} is in the store with other content",
+                    mend="give the new one another name; what is stored never changes",
+                )
+            if held is None:
+                new[key] = row
+        return new
+
+    def _try_commit(self, segment: str) -> Commit | None:
+        """Write what waits as one segment and name it in the log; None when the number is taken."""
+        last = self._snapshot.commits[-1] if self._snapshot.commits else None
+        commit = None
+        try:
+            commit = append_commit(
+                self._files,
+                parent=last,
+                header_hash=self._header_hash,
+                writer=self._uuid,
+                additions=self._write(segment),
+            )
+        finally:
+            # An error after the link leaves a commit that may last: its files must stay.
+            if commit is None and not is_named(self._files, last, self._uuid):
+                self._files.remove_folder(segment_folder(segment))
+        return commit
+
+    def _write(self, segment: str) -> dict[str, Any]:
+        """Write what waits as files of one segment; returns what a commit says of them."""
+        readings = list(self._readings.values())
+        filled = {name: rows for name, rows in self._rows.items() if rows}
+        segments = [write_segment(self._files, segment, readings)] if readings else []
+        tables = [
+            {"table": name, **write_table(self._files, segment, name, list(rows.values()))}
+            for name, rows in filled.items()
+        ]
+        self._files.sync_folders([segment_folder(segment)])
+        keys = {
+            "readings": {reading.key: reading.content_hash for reading in readings},
+            "slots": {slot_key(reading.slot): reading.response_id for reading in readings},
+        }
+        for name, rows in filled.items():
+            if name in TABLE_KEYS:
+                keys[name] = {key: row_content(name, row) for key, row in rows.items()}
+        return {"segments": segments, "tables": tables, "keys": keys}
+
+    def _acknowledge(self, commit: Commit) -> None:
+        self._snapshot = Snapshot(
+            self._files, [*self._snapshot.commits, commit], known=self._snapshot
+        )
+        self.committed_readings += len(self._readings)
+        self._readings.clear()
+        self._responses.clear()
+        for rows in self._rows.values():
+            rows.clear()
+
+    def _drop_committed(self, snapshot: Snapshot) -> None:
+        """Forget what another writer has committed in the meantime."""
+        self._snapshot = snapshot
+        self._readings = {
+            key: reading for key, reading in self._readings.items() if self._is_new(reading, {})
+        }
+        self._rows = {
+            table: self._new_rows(table, rows.values(), waiting={})
+            for table, rows in self._rows.items()
+        }
+
+    def _commit_if_due(self) -> None:
+        waited = time.monotonic() - self._waiting_since if self._waiting_since else 0.0
+        if self.pending_bytes >= self._flush_bytes or waited >= self._flush_seconds:
+            self.commit()
+
+    def _check_room(self) -> None:
+        free = self._files.free_bytes()
+        # float16 compresses, so its raw size also covers tables, norms and means.
+        need = self.pending_bytes + SPARE_BYTES
+        if free is not None and free < need:
+            raise NoRoomError(
+                f"this commit needs {need / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free",
+                mend="free some space and commit again; everything committed is intact",
+            )
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise InvalidRecordError("this writer is closed", mend="open another: store.writer()")
+
+
+def _segment_shape(reading: Reading) -> tuple[Any, ...]:
+    return reading.hidden, reading.settings.layers, reading.settings.components
