@@ -176,7 +176,8 @@ LOG_TABLES: dict[str, pa.Schema] = {
 TABLE_KEYS: dict[str, tuple[str, ...]] = {
     "models": ("name",),
     "prompts": ("prompt_set", "prompt_id"),
-    "prompt_sets": ("prompt_set",),
+    # A set may grow: each version of its file is a row, and its prompts stay unique.
+    "prompt_sets": ("prompt_set", "source_hash"),
     "vectors": ("trait", "model", "component", "layer", "method", "position"),
     "runs": ("run_id",),
 }

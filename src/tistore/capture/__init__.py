@@ -1,0 +1,1 @@
+"""Reading models: the only floor that imports torch model code."""

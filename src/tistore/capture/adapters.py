@@ -1,0 +1,173 @@
+"""Adapters on a base: loaded when first needed, switched in place, taken off to free memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tistore.capture.families import find_device
+from tistore.errors import ModelLoadError, NoRoomError
+
+PROBE_TOKENS = 8
+PROBE_TOLERANCE = 0.01
+"""Of the base's logits, relative: far above the rounding of kernels that add in any order."""
+
+
+class AdapterRack:
+    """
+    The adapters that are on a model at present.
+
+    Layers of the model are wrapped in place, so that the model itself reads as whichever adapter
+    is switched on. With none switched on it must compute what it computed before; that is checked
+    whenever an adapter is loaded, since a replay is compared with nothing else.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._wrapper: PeftModel | None = None
+        self._reference: Tensor | None = None
+        self._keys: dict[str, str] = {}
+        self._loaded_count = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the adapters that are in memory."""
+        return tuple(self._keys)
+
+    def load(self, name: str, folder: Path) -> None:
+        """
+        Bring an adapter into memory.
+
+        Raises:
+            ModelLoadError: It cannot be loaded, does not fit the base, or alters it.
+            NoRoomError: The device has no memory left for it.
+        """
+        # PEFT makes module names of adapter names, in which a dot is not allowed.
+        key = f"adapter_{self._loaded_count}"
+        self._loaded_count += 1
+        if self._reference is None:
+            self._reference = self._probe()
+        try:
+            config = PeftConfig.from_pretrained(str(folder))
+            _check_kind(name, folder, config)
+            config.inference_mode = True
+            if self._wrapper is None:
+                self._wrapper = PeftModel(self._model, config, adapter_name=key)
+            result = self._wrapper.load_adapter(
+                str(folder), key, torch_device=str(self._model.device)
+            )
+            _check_fit(name, folder, result)
+            self._model.requires_grad_(False)
+            self._model.train(False)
+            self._check_base(name, folder)
+        except torch.OutOfMemoryError as error:
+            self._remove(key)
+            raise NoRoomError(
+                f"adapter {name!r} does not fit into the device's memory beside the base",
+                mend="set quantization in [base], or use more or larger GPUs",
+            ) from error
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+            self._remove(key)
+            reason = str(error).strip().splitlines()
+            raise ModelLoadError(
+                f"adapter {name!r} at {folder} does not fit the base: "
+                f"{reason[-1].strip() if reason else type(error).__name__}",
+                mend="check that the adapter was trained on this base",
+            ) from error
+        except ModelLoadError:
+            self._remove(key)
+            raise
+        self._keys[name] = key
+
+    @contextmanager
+    def switched_on(self, name: str) -> Iterator[None]:
+        """Read as a loaded adapter while the block runs; it stays in memory afterwards."""
+        wrapper = self._wrapper
+        assert wrapper is not None  # loading made it
+        wrapper.set_adapter(self._keys[name], inference_mode=True)
+        yield
+
+    @contextmanager
+    def switched_off(self) -> Iterator[None]:
+        """Read as the clean base while the block runs."""
+        if self._wrapper is None:
+            yield
+            return
+        with self._wrapper.disable_adapter():
+            yield
+
+    def take_off(self, name: str) -> None:
+        """Free an adapter's memory; one that is not loaded is let be."""
+        key = self._keys.pop(name, None)
+        if key is not None:
+            self._remove(key)
+
+    def _check_base(self, name: str, folder: Path) -> None:
+        """Refuse an adapter whose loading altered the base itself."""
+        assert self._reference is not None  # measured before the first adapter came
+        with self.switched_off():
+            changed = (self._probe() - self._reference).norm() / self._reference.norm()
+        if not changed <= PROBE_TOLERANCE:
+            raise ModelLoadError(
+                f"loading adapter {name!r} from {folder} altered the base: its logits moved by "
+                f"{float(changed):.0%}, so that replays would not be the base's",
+                mend="use another quantization or device, or an adapter that leaves the base be",
+            )
+
+    @torch.inference_mode()
+    def _probe(self) -> Tensor:
+        """Run a few tokens: (token, vocabulary) logits, float32 on the CPU."""
+        token_ids = torch.arange(1, PROBE_TOKENS + 1, device=find_device(self._model))[None]
+        logits: Tensor = self._model(input_ids=token_ids, use_cache=False).logits
+        return logits[0].float().cpu()
+
+    def _remove(self, key: str) -> None:
+        """Take a whole or half loaded adapter off; unwrap the model when it was the last."""
+        if self._wrapper is None:
+            return
+        if self._keys:
+            if key in self._wrapper.peft_config:
+                self._wrapper.delete_adapter(key)
+            return
+        self._wrapper.unload()
+        # The wrapper leaves these on the model it wrapped.
+        for attribute in ("peft_config", "_hf_peft_config_loaded"):
+            self._model.__dict__.pop(attribute, None)
+        self._wrapper = None
+
+
+def _check_kind(name: str, folder: Path, config: PeftConfig) -> None:
+    if config.is_prompt_learning or config.is_adaption_prompt:
+        raise ModelLoadError(
+            f"adapter {name!r} at {folder} is of kind {config.peft_type}, which adds tokens: "
+            "its readings would not align with the base's",
+            mend="use an adapter of weights, such as LoRA",
+        )
+    bias = getattr(config, "bias", "none")
+    if bias != "none":
+        raise ModelLoadError(
+            f"adapter {name!r} at {folder} trains biases of the base (bias={bias!r}), which "
+            "stay when it is switched off: replays would not be the base's",
+            mend="merge it into a base of its own, or train it with bias='none'",
+        )
+
+
+def _check_fit(name: str, folder: Path, result: Any) -> None:
+    """Refuse weights that found no place, and places that found no weights."""
+    for keys, what in (
+        (result.missing_keys, "lacks weights that its config promises"),
+        (result.unexpected_keys, "has weights for modules that the base does not have"),
+    ):
+        if keys:
+            raise ModelLoadError(
+                f"adapter {name!r} at {folder} {what}, such as {keys[0]} ({len(keys)} in all)",
+                mend="check that the adapter was trained on this base",
+            )

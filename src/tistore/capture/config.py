@@ -1,0 +1,278 @@
+"""A capture run's configuration: one TOML file, read into frozen records."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from tistore.capture.config_mistakes import explain_mistake
+from tistore.capture.layers import LayerSpan, split_spans
+from tistore.errors import ConfigError
+from tistore.schemas.model import BASE_READER
+from tistore.schemas.response import Rows
+from tistore.schemas.site import Component
+
+Quantization = Literal["8bit", "4bit"]
+Reader = Literal["self", "base"]
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """
+    A path or a hub id.
+
+    Attributes:
+        given: As the config has it; part of a model's identity, so that a project may move.
+        path: Where a local one would lie.
+    """
+
+    given: str
+    path: Path
+
+    @property
+    def is_local(self) -> bool:
+        """Whether something lies at the path; what does not may be on a hub."""
+        return self.path.exists()
+
+    @property
+    def location(self) -> str:
+        """What a loader takes: the local path, or the hub id."""
+        return str(self.path) if self.is_local else self.given
+
+    @property
+    def may_be_hub_id(self) -> bool:
+        """Whether the text has the form `name` or `owner/name`."""
+        return _HUB_ID.fullmatch(self.given) is not None
+
+    def __str__(self) -> str:
+        """Show the source as it was given."""
+        return self.given
+
+
+def _locate(given: object, info: ValidationInfo) -> object:
+    """Read a path relative to the config file."""
+    if not isinstance(given, str):
+        return given  # what is wrong with it is for the type to say
+    folder: Path = (info.context or {}).get("folder") or Path()
+    return Source(given, folder / Path(given).expanduser())
+
+
+def _check_layers(spans: LayerSpan | list[LayerSpan]) -> LayerSpan | list[LayerSpan]:
+    split_spans(spans)
+    return spans
+
+
+def _check_components(components: tuple[Component, ...]) -> tuple[Component, ...]:
+    if components != ("residual",):
+        raise ConfigError(
+            f"cannot capture {', '.join(components) or 'nothing'}: this version captures "
+            "residual only",
+            mend='write components = ["residual"]',
+        )
+    return components
+
+
+Located = Annotated[Source, BeforeValidator(_locate), PlainSerializer(str)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BaseConfig(_Record):
+    """
+    The base model.
+
+    Attributes:
+        path: Folder, relative to the config file, or hub id.
+        name: What the clean base is called as organism and reader.
+        revision: Hub revision; None for the default one.
+        dtype: Of the parameters; "auto" as the weights are stored.
+        quantization: Of the weights on load; "4bit" is NF4.
+        device: Such as "cuda:1"; "auto" spreads over the GPUs there are, or takes the CPU.
+        attn_implementation: As transformers names it; None for its own choice.
+        answers: Whether the base answers the prompts too: the control of every comparison.
+    """
+
+    path: Located
+    name: str = Field(default=BASE_READER, min_length=1)
+    revision: str | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    quantization: Quantization | None = None
+    device: str = "auto"
+    attn_implementation: str | None = None
+    answers: bool = True
+
+
+class OrganismConfig(_Record):
+    """
+    An adapter on the base.
+
+    Attributes:
+        name: What the organism is called; unique in the run.
+        adapter: Folder of a PEFT adapter, relative to the config file, or hub id.
+    """
+
+    name: str = Field(min_length=1)
+    adapter: Located
+
+
+class PromptSetConfig(_Record):
+    """
+    Prompts to answer.
+
+    Attributes:
+        path: JSON or JSONL file, relative to the config file.
+        name: What to call the set; by default `<parent folder>/<stem>` of the file.
+        limit: Take the first so many.
+        prompt_ids: Take these only; before `limit`.
+    """
+
+    path: Located
+    name: str | None = Field(default=None, min_length=1)
+    limit: int | None = Field(default=None, ge=1)
+    prompt_ids: tuple[str | int, ...] | None = Field(default=None, min_length=1)
+
+
+class CaptureConfig(_Record):
+    """
+    What to keep of each response.
+
+    Attributes:
+        layers: "all", 16, "5-20", "0-75:5", "30%-60%", or a list of those; ends included.
+        components: This version captures the residual stream only.
+        rows: The "response" tokens only, or "all" of the sequence.
+        readers: Who reads each response: its author ("self"), the clean "base", or both.
+        logprobs: Whether to keep the log probability each reader gives each token.
+    """
+
+    layers: Annotated[LayerSpan | list[LayerSpan], AfterValidator(_check_layers)] = "all"
+    components: Annotated[tuple[Component, ...], AfterValidator(_check_components)] = ("residual",)
+    rows: Rows = "response"
+    readers: tuple[Reader, ...] = Field(default=("self", "base"), min_length=1)
+    logprobs: bool = True
+
+
+class GenerationConfig(_Record):
+    """
+    How responses are made.
+
+    Attributes:
+        max_new_tokens: At most so many tokens a response, its end token included.
+        temperature: 0 takes the likeliest token, and nothing is random.
+        top_p: Keep the likeliest tokens that together reach this probability.
+        top_k: Keep the so many likeliest tokens; None keeps all.
+        seed: Of the run. Each response draws from its own stream, whatever its batch.
+        samples: Responses per prompt.
+        batch_size: Responses made and read together.
+    """
+
+    max_new_tokens: int = Field(default=300, ge=1)
+    temperature: float = Field(default=0.0, ge=0.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int | None = Field(default=None, ge=1)
+    seed: int = 0
+    samples: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+
+
+class RunConfig(_Record):
+    """A capture run: who answers what, who reads it, and what is kept."""
+
+    base: BaseConfig
+    organisms: tuple[OrganismConfig, ...] = ()
+    prompt_sets: tuple[PromptSetConfig, ...] = Field(min_length=1)
+    capture: CaptureConfig = CaptureConfig()
+    generation: GenerationConfig = GenerationConfig()
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names = self.answerers
+        if repeated := {name for name in self.known_names if self.known_names.count(name) > 1}:
+            raise ConfigError(
+                f"several models are called {', '.join(sorted(repeated))}",
+                mend="give each organism a name of its own, other than the base's",
+            )
+        if not names:
+            raise ConfigError(
+                "nobody answers the prompts: there are no organisms, and base.answers is false",
+                mend="add an [[organisms]] table, or set answers = true in [base]",
+            )
+        if self.generation.samples > 1 and self.generation.temperature == 0:
+            raise ConfigError(
+                f"{self.generation.samples} samples at temperature 0 would be the same text",
+                mend="set samples = 1, or a temperature above 0",
+            )
+        return self
+
+    @property
+    def known_names(self) -> list[str]:
+        """The base's name, then the organisms'."""
+        return [self.base.name, *(organism.name for organism in self.organisms)]
+
+    @property
+    def answerers(self) -> list[str]:
+        """Names of the models that answer, in the order they do."""
+        return self.known_names if self.base.answers else self.known_names[1:]
+
+    def readers_of(self, organism: str) -> tuple[str, ...]:
+        """Names of the models that read an organism's responses, each once, in reading order."""
+        names = {"self": organism, "base": self.base.name}
+        return tuple(dict.fromkeys(names[reader] for reader in self.capture.readers))
+
+
+def read_config(path: Path) -> RunConfig:
+    """
+    Read a run's configuration; paths in it are relative to its file.
+
+    Raises:
+        ConfigError: The file is missing or malformed; key and table are named.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", mend="check the path") from error
+    try:
+        tables = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}", mend="mend the file") from error
+    return parse_config(tables, source=str(path), folder=path.resolve().parent)
+
+
+def parse_config(
+    tables: dict[str, Any], *, source: str = "config", folder: Path | None = None
+) -> RunConfig:
+    """
+    Check a configuration that is already in memory.
+
+    Args:
+        tables: As TOML holds them.
+        source: What to call the configuration in errors.
+        folder: What paths are relative to; None for the current folder.
+
+    Raises:
+        ConfigError: A key is unknown or its value makes no sense.
+    """
+    try:
+        return RunConfig.model_validate(tables, context={"folder": folder})
+    except ValidationError as error:
+        raise explain_mistake(source, RunConfig, error) from error
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error.message}", mend=error.mend) from error

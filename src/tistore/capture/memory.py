@@ -1,0 +1,49 @@
+"""Going on with less when a device's memory runs out."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from tistore.errors import NoRoomError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def work_in_parts(
+    items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Result]]
+) -> list[Result]:
+    """
+    Work on all items at once; where memory runs out, from the start on parts half as large.
+
+    Results of other parts are equal to within float rounding only, so none of a failed attempt
+    are kept: what comes out was made in parts of one size.
+
+    Raises:
+        NoRoomError: A single item is too large.
+    """
+    size = len(items)
+    while size:
+        try:
+            starts = range(0, len(items), size)
+            return [result for at in starts for result in work(items[at : at + size])]
+        except torch.OutOfMemoryError as error:
+            if size == 1:
+                raise NoRoomError(
+                    f"one sequence does not fit into the device's memory: {error}",
+                    mend='lower max_new_tokens, or set quantization = "4bit" in [base]',
+                ) from error
+            size = -(-size // 2)
+        # Here the exception is gone, and with it the frames that held the tensors.
+        _free_memory()
+    return []
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

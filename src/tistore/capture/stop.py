@@ -1,0 +1,67 @@
+"""Stopping on request: signals are noted, and acted on where nothing is lost."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopRequestedError(Exception):
+    """
+    A signal asked the run to stop.
+
+    Attributes:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class StopSignals:
+    """
+    Notes the first signal while its block runs; a second Ctrl-C is obeyed at once.
+
+    Outside the main thread signals cannot be received, and nothing is noted.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def check(self) -> None:
+        """
+        Stop here if a signal has come.
+
+        Raises:
+            StopRequestedError: One has.
+        """
+        if self._received is not None:
+            raise StopRequestedError(self._received)
+
+    def __enter__(self) -> Self:
+        """Start receiving."""
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Put the earlier receivers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._received == number:
+            raise KeyboardInterrupt
+        self._received = number

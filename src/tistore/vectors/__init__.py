@@ -1,0 +1,1 @@
+"""Fitting directions from readings, and knowing how good they are."""

@@ -1,0 +1,89 @@
+"""Offsets point at exactly the characters a token wrote, whatever the tokenizer."""
+
+from __future__ import annotations
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tistore.capture.decode import decode_tokens, spell
+
+EOS = 2
+PIECES = st.sampled_from(
+    ["The river ", "🙂", "日本語", "é", "\n\n", " ", "ñ ", "\U0010ffff", "don't"]
+)
+TEXTS = st.one_of(st.text(max_size=40), st.lists(PIECES, max_size=12).map("".join))
+IDS = st.lists(st.integers(min_value=0, max_value=399), max_size=30)
+
+
+def check(tokenizer, token_ids: list[int]) -> None:
+    special = set(tokenizer.all_special_ids) | set(range(7))
+    plain = [token_id for token_id in token_ids if token_id not in special]
+
+    decoded = decode_tokens(tokenizer, token_ids)
+
+    oracle = tokenizer.decode(plain, clean_up_tokenization_spaces=False)
+    assert decoded.text == oracle
+    assert len(decoded.tokens) == len(decoded.offsets) == len(token_ids)
+    written = [decoded.text[start:end] for start, end in decoded.offsets]
+    assert "".join(written) == decoded.text
+    ends = [0, *(end for _, end in decoded.offsets)]
+    assert [start for start, _ in decoded.offsets] == ends[:-1]
+    for token_id, token, text in zip(token_ids, decoded.tokens, written, strict=True):
+        if token_id in special:
+            assert text == "" and token == tokenizer.convert_ids_to_tokens(token_id)
+        else:
+            assert token == text
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=TEXTS)
+@example(text="a 🙂🙂 b")
+@example(text="\ufffd real replacement \ufffd\ufffd")
+def test_offsets_are_exact_for_any_text(build_tokenizer, tokenizer_kind: str, text: str):
+    tokenizer = build_tokenizer(tokenizer_kind)
+
+    check(tokenizer, [*tokenizer(text, add_special_tokens=False)["input_ids"], EOS])
+
+
+@settings(max_examples=60, deadline=None)
+@given(token_ids=IDS)
+def test_offsets_are_exact_for_any_tokens(
+    build_tokenizer, tokenizer_kind: str, token_ids: list[int]
+):
+    """Models write halves of characters, and special tokens in odd places."""
+    tokenizer = build_tokenizer(tokenizer_kind)
+
+    check(tokenizer, [token_id % len(tokenizer) for token_id in token_ids])
+
+
+def test_a_character_of_several_tokens_belongs_to_the_last(build_tokenizer):
+    tokenizer = build_tokenizer("byte_level")
+    ids = [tokenizer.convert_tokens_to_ids(token) for token in ("x", "ð", "Ł", "Ļ", "Ģ", "y")]
+    assert tokenizer.decode(ids) == "x\U0001f640y"
+
+    decoded = decode_tokens(tokenizer, [*ids, EOS])
+
+    assert decoded.tokens == ("x", "", "", "", "\U0001f640", "y", "</s>")
+    assert decoded.offsets == ((0, 1), (1, 1), (1, 1), (1, 1), (1, 2), (2, 3), (3, 3))
+
+
+def test_text_cut_inside_a_character_keeps_what_decoding_gives(build_tokenizer):
+    tokenizer = build_tokenizer("byte_level")
+    ids = [tokenizer.convert_tokens_to_ids(token) for token in ("x", "ð", "Ł")]
+
+    decoded = decode_tokens(tokenizer, ids)
+
+    assert decoded.text == tokenizer.decode(ids)
+    assert "".join(decoded.tokens) == decoded.text
+
+
+def test_spell_is_right_for_decoders_that_look_far_back():
+    """A decoder that groups letters from the start: no window of it decodes like the whole."""
+
+    def decode(ids):
+        return "".join((" " if i % 3 == 0 and i else "") + chr(97 + n) for i, n in enumerate(ids))
+
+    text, strings = spell([0, 1, 2, 3, 4], decode)
+
+    assert text == "abc de"
+    assert strings == ["a", "b", "c", " d", "e"]
