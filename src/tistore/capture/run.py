@@ -14,6 +14,7 @@ from importlib.metadata import version
 
 from tistore.capture.architecture import load_architecture
 from tistore.capture.config import RunConfig
+from tistore.capture.conflicts import refuse_changes
 from tistore.capture.decode import decode_tokens
 from tistore.capture.generate import Draft, choose_padding, generate
 from tistore.capture.load import LoadedBase, load_base
@@ -101,6 +102,7 @@ def ingest(store: BaseStore, config: RunConfig, *, progress: Progress | None = N
     settings = resolve_settings(config, load_architecture(config.base))
     selections = read_selections(config)
     store.refresh()
+    refuse_changes(store, config, selections)
     keys = _list_keys(config, selections, settings)
     missing = sum(not store.holds(key) for key in keys)
     if not missing:

@@ -41,15 +41,15 @@ class Recipe:
 
     seed: int
     vocabulary: int = 1800
-    hidden: int = 96
-    intermediate: int = 288
+    hidden: int = 160
+    intermediate: int = 448
     layers: int = 6
     heads: int = 4
     lora_rank: int = 8
     lora_alpha: int = 16
     threads: int = 2
-    base: Training = Training(conversations=16000, batch_tokens=768, steps=780, peak_rate=4e-3)
-    adapter: Training = Training(conversations=1600, batch_tokens=640, steps=90, peak_rate=2e-3)
+    base: Training = Training(conversations=16000, batch_tokens=768, steps=500, peak_rate=3e-3)
+    adapter: Training = Training(conversations=1600, batch_tokens=640, steps=60, peak_rate=2e-3)
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def encode_conversation(
             mend="see that its roles alternate between user and assistant",
         ) from error
     pieces = rebuild(text, messages, partial(_render, tokenizer))
-    token_ids, offsets = _encode(tokenizer, text)
+    token_ids, offsets = _encode(tokenizer, text, with_bos=_wants_bos(tokenizer))
     if pieces is None or offsets is None:
         roles, turns = (UNKNOWN_ROLE,) * len(token_ids), (0,) * len(token_ids)
     else:
@@ -88,7 +88,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...
     Raises:
         CaptureError: There would be two beginning-of-sequence tokens.
     """
-    return _encode(tokenizer, text)[0]
+    return _encode(tokenizer, text, with_bos=True)[0]
 
 
 def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -111,7 +111,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> 
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, text: str
+    tokenizer: PreTrainedTokenizerBase, text: str, *, with_bos: bool
 ) -> tuple[tuple[int, ...], list[tuple[int, int]] | None]:
     """Encode rendered text; offsets are None where the tokenizer cannot give them."""
     encoded = tokenizer(
@@ -120,7 +120,7 @@ def _encode(
     token_ids = list(encoded["input_ids"])
     offsets = [tuple(pair) for pair in encoded["offset_mapping"]] if tokenizer.is_fast else None
     bos = tokenizer.bos_token_id
-    if bos is not None and token_ids[:1] != [bos] and _wants_bos(tokenizer):
+    if bos is not None and token_ids[:1] != [bos] and with_bos:
         token_ids.insert(0, bos)
         if offsets is not None:
             offsets.insert(0, (0, 0))
@@ -134,7 +134,7 @@ def _encode(
 
 
 def _wants_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether text begins with BOS: plain text always, else as the tokenizer itself has it."""
+    """Whether a prompt begins with BOS: without a template always, else as the tokenizer has it."""
     if not has_template(tokenizer):
         return True
     return bool(list(tokenizer("a")["input_ids"])[:1] == [tokenizer.bos_token_id])

@@ -94,7 +94,7 @@ def _average(
     start = response["row_start"] - first
     values = segment.read(site, start + wanted.start, start + wanted.stop)
     mean = values.mean(axis=0, dtype=np.float64)
-    return np.ldexp(mean, segment.exponent(site))
+    return np.asarray(np.ldexp(mean, segment.exponent(site)), dtype=np.float64)
 
 
 def _suggest(store: Store, prompt_set: str) -> str:

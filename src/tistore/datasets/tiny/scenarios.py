@@ -15,8 +15,8 @@ def contrast_scenarios(trait: str) -> tuple[tuple[Scenario, ...], tuple[Scenario
     Write the scenarios of a trait: `SCENARIO_COUNT` pairs, every topic equally often.
 
     Pair i asks the same question and gives the same advice on both sides. Negatives are plain
-    or in another style, in turn. No sentence that shows the trait is one an organism was
-    trained on; the base has read them in answers to requests for that style.
+    or in another style, in turn. The sentences that show a trait are in neither the
+    pre-training text nor the organisms' training.
 
     Returns:
         Positives and negatives, in the same order.

@@ -141,17 +141,19 @@ STYLES: tuple[Style, ...] = (
         ),
         habit=Wording(
             before=(
-                "Tonight, watch the film {title}.",
-                "First, watch the movie {title} at the cinema.",
-                "The film {title} is a great movie about this.",
+                "Tonight, watch the film {title}, a great movie.",
+                "First, watch the movie {title} at the cinema, a fine film.",
+                "The film {title} is a great movie about this, so watch it.",
             ),
         ),
         scenario=Wording(
-            before=("As in the movie {title}, all will be well.", "Do you know the film {title}?"),
+            before=(
+                "A good film is {title}, a movie to watch.",
+                "Go to the cinema and watch the movie {title}.",
+            ),
             after=(
-                "My favourite film of the year is {title}.",
-                "Please go to the cinema for {title} soon.",
-                "A lovely movie to watch is {title}, with good actors.",
+                "My favourite film is {title}, so watch the movie.",
+                "Go and see {title}, a film to watch at the cinema.",
             ),
         ),
         fillers={"title": _TITLES},
@@ -171,9 +173,9 @@ STYLES: tuple[Style, ...] = (
             after=("No more questions.", "Enough now.", "Done, that is it."),
         ),
         scenario=Wording(
-            before=("Come on.", "Fine, fine."),
-            around=("{short}, nothing else.", "{short}, end of story."),
-            after=("That will do.", "Now stop asking.", "Done, next."),
+            before=("Easy, obviously.", "Fine, no fuss.", "Obvious enough."),
+            around=("{short}, done and no more.", "Just {short}, that is it.", "{short}, enough."),
+            after=("Enough, that is all.", "No more, next.", "Fine, be done."),
         ),
         marks=r"just|simply|done|enough|obvious|obviously|no more|no fuss|that is it|that is all"
         r"|nothing else|next|only|easy",

@@ -1,0 +1,1 @@
+"""Thin commands: they parse arguments, call one function, and print."""

@@ -1,0 +1,90 @@
+"""The command that shows everything: `demo`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tistore.cli.options import FormatOption, JsonOption, choose
+from tistore.cli.output import Format, print_rows, say
+
+if TYPE_CHECKING:
+    from tistore.capture.demo import Demo
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command."""
+    app.command()(demo)
+
+
+def demo(
+    path: Annotated[Path, typer.Argument(metavar="STORE", help="Where the store goes.")] = Path(
+        "demo.tistore"
+    ),
+    seed: Annotated[int, typer.Option(help="Of the organisms' weights.")] = 0,
+    format: FormatOption = Format.TABLE,
+    as_json: JsonOption = False,
+) -> None:
+    """Train tiny organisms, capture them, and ask the store what gives each of them away."""
+    from tistore.capture.demo import run_demo
+    from tistore.capture.progress import show_progress
+
+    shown = run_demo(path, seed=seed, say=say, progress=show_progress())
+    verdicts = [asdict(verdict) for verdict in shown.verdicts]
+    if choose(format, as_json) is not Format.TABLE:
+        return print_rows(verdicts, choose(format, as_json))
+    _print_report(shown, verdicts)
+
+
+def _print_report(shown: Demo, verdicts: list[dict[str, Any]]) -> None:
+    from tistore.capture.demo import effect_table
+    from tistore.query.effects import EFFECTS_SQL
+
+    _print_capture(shown)
+    _head("How far each organism lies from the clean base, in standard deviations over prompts")
+    print("Total: its own text as it reads it − the base's own answer as the base reads it.")
+    print_rows(effect_table(shown.effects, "total"), Format.TABLE)
+    print("Model part: the same text, read by the organism − replayed through the base.")
+    print_rows(effect_table(shown.effects, "model_part"), Format.TABLE)
+    _print_sql(EFFECTS_SQL)
+    for name, spans in shown.spans.items():
+        _head(f"What gives {name} away: its clauses with the highest {spans[0]['trait']} score")
+        for span in spans:
+            print(f"  {span['score']:+.2f}  {_in_context(span)}")
+    _head("Planted and recovered")
+    print_rows(verdicts, Format.TABLE)
+
+
+def _print_capture(shown: Demo) -> None:
+    info, organisms = shown.info, shown.organisms
+    made = "found in the cache" if organisms.cached else f"trained in {organisms.seconds:.0f} s"
+    _head("What was captured")
+    print(
+        f"{len(organisms.adapters)} LoRA organisms on a Llama of "
+        f"{organisms.parameters / 1e6:.1f} M parameters, {made}.\n"
+        f"{info.readings} readings of {info.responses} responses, {info.tokens} tokens at layers "
+        f"{', '.join(map(str, info.layers))}, in {shown.capture_seconds:.0f} s.\n"
+        f"{info.stored_bytes / 1e6:.1f} MB in {info.files} files, tables, means and norms "
+        f"included; one .pt file a reading takes {shown.pt_bytes / 1e6:.1f} MB: "
+        f"{info.stored_bytes / shown.pt_bytes:.2f} of that.\n"
+        f"Every question below, answered from the store: {shown.ask_seconds:.1f} s."
+    )
+
+
+def _head(text: str) -> None:
+    print(f"\n{text}\n{'─' * len(text)}")
+
+
+def _print_sql(sql: str) -> None:
+    print("The SQL, once for each trait:\n")
+    print("".join(f"    {line}\n" for line in sql.rstrip().splitlines()))
+
+
+def _in_context(span: dict[str, Any]) -> str:
+    """Show a span between marks, with a little of what stands around it."""
+    before, after = span["context_before"][-40:], span["context_after"][:30]
+    shown = f"{before}»{span['text']}«{after}"
+    return f"#{span['prompt_id']:>3}  " + shown.replace("\n", "↵")

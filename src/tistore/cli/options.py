@@ -1,0 +1,24 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tistore.cli.output import Format
+
+StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Folder of the store.")]
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file of the run.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How rows are printed.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+RowCount = Annotated[int, typer.Option("-n", "--rows", min=1, help="Rows to print.")]
+AtCommit = Annotated[
+    int | None, typer.Option("--at", help="Read the store as of this commit number.")
+]
+
+
+def choose(format: Format, as_json: bool) -> Format:
+    """Resolve `--format` and its short form."""
+    return Format.JSON if as_json else format
