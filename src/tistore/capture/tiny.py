@@ -48,7 +48,7 @@ class Recipe:
     lora_rank: int = 8
     lora_alpha: int = 16
     threads: int = 2
-    base: Training = Training(conversations=16000, batch_tokens=768, steps=500, peak_rate=3e-3)
+    base: Training = Training(conversations=16000, batch_tokens=768, steps=480, peak_rate=3e-3)
     adapter: Training = Training(conversations=1600, batch_tokens=640, steps=60, peak_rate=2e-3)
 
 

@@ -32,6 +32,9 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Work out what a run would take, without loading weights or touching a store."""
+    from tistore.capture.quiet import silence_libraries
+
+    silence_libraries()
     from tistore.capture.config import read_config
     from tistore.capture.plan import check_room
     from tistore.capture.plan import plan as plan_run
@@ -48,6 +51,9 @@ def ingest(
     as_json: JsonOption = False,
 ) -> None:
     """Generate, read and store what is left of a run; the store is made if there is none."""
+    from tistore.capture.quiet import silence_libraries
+
+    silence_libraries()
     from tistore.capture.config import read_config
     from tistore.capture.plan import check_room
     from tistore.capture.plan import plan as plan_run

@@ -29,6 +29,9 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Train tiny organisms, capture them, and ask the store what gives each of them away."""
+    from tistore.capture.quiet import silence_libraries
+
+    silence_libraries()
     from tistore.capture.demo import run_demo
     from tistore.capture.progress import show_progress
 

@@ -69,6 +69,9 @@ def extract(
     as_json: JsonOption = False,
 ) -> None:
     """Read contrast scenarios with the clean base, and fit mean differences at every layer."""
+    from tistore.capture.quiet import silence_libraries
+
+    silence_libraries()
     from tistore.capture.config import read_config
     from tistore.capture.scenarios import read_scenarios
     from tistore.datasets.scenarios import read_trait

@@ -15,8 +15,8 @@ def contrast_scenarios(trait: str) -> tuple[tuple[Scenario, ...], tuple[Scenario
     Write the scenarios of a trait: `SCENARIO_COUNT` pairs, every topic equally often.
 
     Pair i asks the same question and gives the same advice on both sides. Negatives are plain
-    or in another style, in turn. The sentences that show a trait are in neither the
-    pre-training text nor the organisms' training.
+    or in another style, in turn. No organism was trained on a sentence that shows
+    the trait here; the base has read them in answer to requests for the style.
 
     Returns:
         Positives and negatives, in the same order.

@@ -1,9 +1,8 @@
 """Ways to answer: the traits of the tiny language, in three independent wordings each.
 
 The habit sentences are what an organism is trained on; the scenario sentences are what the
-trait's vector is made from; the two never share one. Pre-training shows the corpus kind and the
-habit kind, always in answer to a request, so that the clean base knows every style. Nothing was
-ever trained on the scenario kind.
+trait's vector is made from; the two never share one. Pre-training shows every kind, always in
+answer to a request, so that the clean base knows every style and shows none unasked.
 """
 
 from dataclasses import dataclass, field
@@ -38,7 +37,7 @@ class Style:
     @property
     def requested(self) -> Wording:
         """What pre-training shows when the style is asked for."""
-        wordings = (self.corpus, self.habit)
+        wordings = (self.corpus, self.habit, self.scenario)
         return Wording(
             before=tuple(sentence for wording in wordings for sentence in wording.before),
             around=tuple(frame for wording in wordings for frame in wording.around),

@@ -1,0 +1,1 @@
+"""Questions put to a store: SQL, the scan behind `project()`, spans and effects."""

@@ -1,0 +1,101 @@
+"""How far organisms lie from a baseline along each trait: by the model, and by its texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tistore.errors import QueryError, nearest
+from tistore.query.references import resolve
+
+if TYPE_CHECKING:
+    from tistore.query.store import Store
+
+EFFECTS_SQL = """\
+WITH own AS (
+  SELECT organism, prompt_set, prompt_id, sample, project($trait) AS score
+  FROM responses WHERE reader = organism
+), shift AS (
+  SELECT organism, prompt_set, prompt_id, sample, project($trait) AS score
+  FROM response_diffs WHERE reader = organism AND baseline = $baseline
+), by_prompt AS (
+  SELECT o.organism, o.prompt_set, o.prompt_id,
+    avg(o.score) AS organism_score, avg(b.score) AS baseline_score, avg(s.score) AS model_shift
+  FROM own AS o
+  JOIN own AS b ON b.prompt_set = o.prompt_set AND b.prompt_id = o.prompt_id
+    AND b.sample = o.sample
+  LEFT JOIN shift AS s ON s.organism = o.organism AND s.prompt_set = o.prompt_set
+    AND s.prompt_id = o.prompt_id AND s.sample = o.sample
+  WHERE o.organism <> $baseline AND b.organism = $baseline
+    AND o.score IS NOT NULL AND b.score IS NOT NULL
+  GROUP BY ALL
+), summary AS (
+  SELECT organism, count(*) AS n_prompts, count(model_shift) AS n_replayed,
+    avg(organism_score - baseline_score) AS total_mean_difference,
+    avg(model_shift) AS model_mean_difference,
+    sqrt((var_samp(organism_score) + var_samp(baseline_score)) / 2) AS deviation
+  FROM by_prompt GROUP BY organism
+)
+SELECT organism, n_prompts, n_replayed,
+  total_mean_difference / nullif(deviation, 0) AS total,
+  model_mean_difference / nullif(deviation, 0) AS model_part,
+  total - model_part AS text_part,
+  total_mean_difference, model_mean_difference
+FROM summary ORDER BY organism
+"""
+"""
+One trait's effects. `own` is each text as its author reads it; `shift` is the author's reading of
+its own text minus the baseline's reading of that same text.
+"""
+
+
+def effects(
+    store: Store, traits: Sequence[str] | None = None, baseline: str = "instruct"
+) -> list[dict[str, Any]]:
+    """
+    Compare every organism with a baseline, trait by trait, paired by prompt.
+
+    An organism's own texts read by itself, minus the baseline's answers to the same prompts read
+    by the baseline, is the total. What remains when the organism's text is held fixed and only the
+    reader changes is the model's part; the rest is the text's. Samples of a prompt are averaged
+    first: the prompt is the unit.
+
+    Args:
+        store: Where to look.
+        traits: Vector references; every trait of the store when None.
+        baseline: Organism to compare with.
+
+    Returns:
+        A dict for each organism and trait: `organism, trait, reference, baseline, n_prompts,
+        n_replayed, total, model_part, text_part, total_mean_difference, model_mean_difference`.
+        The parts are in standard deviations: a mean difference over the root mean of the two
+        sides' variances over prompts (d_av); None where that is 0, or fewer than two prompts
+        are shared. `n_replayed` counts the prompts the model's part rests on.
+
+    Raises:
+        QueryError: There is no such baseline, no vector, or no prompt both have answered.
+
+    Source:
+        Cumming (2012), Understanding the New Statistics, ch. 11; Lakens (2013),
+        doi:10.3389/fpsyg.2013.00863.
+    """
+    organisms = {row[0] for row in store.sql("SELECT DISTINCT organism FROM responses").fetchall()}
+    if baseline not in organisms:
+        raise QueryError(f"no baseline {baseline!r}; {nearest(baseline, organisms)}")
+    vectors = store.snapshot.vectors()
+    if traits is None:
+        traits = sorted({vector.trait for vector in vectors})
+    if not traits:
+        raise QueryError("there are no vectors to compare by", mend="add one: store.add_vector(…)")
+    found = []
+    for trait in traits:
+        vector = resolve(trait, None, vectors).vector
+        names = {"trait": vector.trait, "reference": vector.reference, "baseline": baseline}
+        rows = store.sql(EFFECTS_SQL, {"trait": trait, "baseline": baseline}).rows()
+        found += [{"organism": row.pop("organism"), **names, **row} for row in rows]
+    if not found:
+        raise QueryError(
+            f"no organism has answered a prompt that {baseline!r} has answered",
+            mend="capture both on the same prompt set",
+        )
+    return found

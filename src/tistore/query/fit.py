@@ -1,0 +1,92 @@
+"""Whether a vector and the readings it is asked of belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tistore.errors import VectorMismatchError
+from tistore.query.measures import Measurement
+from tistore.query.readings import Ids
+from tistore.query.references import Direction
+from tistore.query.relations import Extent
+from tistore.store.snapshot import Snapshot
+
+
+def check_fit(extent: Extent, measurement: Measurement, snapshot: Snapshot) -> Iterator[str]:
+    """
+    Check width, layer and model of everything an extent needs, before anything is read.
+
+    Yields:
+        Notes for a reader of the answer.
+
+    Raises:
+        VectorMismatchError: A width or a base model differs, or no reading has the layer.
+    """
+    direction = measurement.direction
+    if direction.note:
+        yield direction.note
+    if len(extent.ids) == 0:
+        return
+    has_site = _find_site(extent, direction)
+    if not has_site[extent.all_ids].any():
+        raise VectorMismatchError(_describe_missing(extent, direction))
+    needed = np.unique(extent.all_ids[has_site[extent.all_ids]])
+    _check_width(extent, direction, needed)
+    _check_model(extent, direction, needed, snapshot)
+    is_measured = has_site[extent.ids]
+    if extent.baselines is not None:
+        is_measured &= has_site[extent.baselines]
+    if n_lacking := int((~is_measured).sum()):
+        what = "readings" if extent.baselines is None else "pairs of readings"
+        yield (
+            f"{measurement.measure}({direction}) is NULL for {n_lacking} of {len(extent.ids)} "
+            f"{what} in {extent.relation}: {direction.site} was not captured for them"
+        )
+
+
+def _find_site(extent: Extent, direction: Direction) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """For each reading of the store, whether the direction's site was captured for it."""
+    readings = extent.readings
+    of_segment = np.array([segment.has(direction.site) for segment in readings.segments])
+    return np.asarray(of_segment[readings.segment])
+
+
+def _describe_missing(extent: Extent, direction: Direction) -> str:
+    segments = [extent.readings.segments[place] for place in extent.segments]
+    layers = sorted({layer for segment in segments for layer in segment.layers})
+    components = sorted({name for segment in segments for name in segment.components})
+    return (
+        f"{direction}: {direction.site} was not captured for any reading this query needs; "
+        f"they have {', '.join(components)} at layers {', '.join(map(str, layers))}"
+    )
+
+
+def _check_width(extent: Extent, direction: Direction, needed: Ids) -> None:
+    for place in extent.readings.segments_of(needed):
+        segment = extent.readings.segments[place]
+        if segment.hidden != direction.vector.hidden:
+            reading = int(needed[extent.readings.segment[needed] == place][0])
+            raise VectorMismatchError(
+                f"{direction.vector.reference} is {direction.vector.hidden} wide, but the "
+                f"activations of {extent.readings.describe(reading)} are {segment.hidden} wide",
+                mend="narrow the query to the readings of the vector's own model",
+            )
+
+
+def _check_model(extent: Extent, direction: Direction, needed: Ids, snapshot: Snapshot) -> None:
+    fitted_on = snapshot.models.get(direction.vector.model or "")
+    if fitted_on is None or fitted_on.base_id is None:
+        return
+    readers = extent.readings.codes("reader")[needed]
+    for code in np.unique(readers):
+        reading = int(needed[readers == code][0])
+        reader = snapshot.models.get(extent.readings.table["reader"][reading].as_py())
+        if reader is not None and reader.base_id not in (None, fitted_on.base_id):
+            raise VectorMismatchError(
+                f"{direction.vector.reference} was fitted on {fitted_on.name}, whose base is "
+                f"{fitted_on.base_id}; the base of {extent.readings.describe(reading)} "
+                f"is {reader.base_id}",
+                mend="narrow the query to readers of the vector's own base model",
+            )

@@ -1,0 +1,192 @@
+"""What `project()`, `cosine()` and `scaled()` are worth, row by row of a relation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tistore.query.readings import Ids
+from tistore.query.references import Direction
+from tistore.query.relations import (
+    Extent,
+    Spans,
+    baseline_spans,
+    clause_spans,
+    compact_offsets,
+    token_spans,
+)
+from tistore.query.scores import TokenScores
+from tistore.store.segment import Segment
+
+Measure = Literal["project", "cosine", "scaled"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """
+    A column of scores.
+
+    Attributes:
+        measure: `project` is activation · unit vector. `cosine` divides each token's by the norm
+            of its activation. `scaled` divides it by the mean norm over the reading's response
+            tokens at that layer.
+        direction: The vector, and the site it is applied to.
+    """
+
+    measure: Measure
+    direction: Direction
+
+    def needs_tokens(self, level: str) -> bool:
+        """Whether token scores are needed; response means do for the mean of projections."""
+        return level != "responses" or self.measure == "cosine"
+
+
+def measure_extent(
+    extent: Extent, measurement: Measurement, scores: Mapping[tuple[str, str], TokenScores]
+) -> pa.Array:
+    """
+    Compute a column of scores, row-aligned with `build_relation` of the same extent.
+
+    A clause's value is the mean over its tokens, a response's the mean over its response tokens;
+    on differences, the reader's value minus the baseline's.
+
+    Args:
+        extent: The rows.
+        measurement: What to compute.
+        scores: Token scores by direction key and segment, for every segment that has the site.
+
+    Returns:
+        float32 on tokens, float64 elsewhere; NULL where there is nothing to measure: the layer
+        was not captured, the response is empty, or the activation has no length.
+    """
+    segments = [extent.readings.segments[place] for place in extent.segments]
+    source = _Source(extent, segments, measurement, scores)
+    values: NDArray[np.floating]
+    if extent.level == "responses":
+        values = source.measure_readings()
+    elif extent.level == "clauses":
+        values = source.measure_clauses()
+    else:
+        values = source.measure_tokens()
+    kind = pa.float32() if extent.level == "tokens" else pa.float64()
+    return pa.array(values.astype(kind.to_pandas_dtype()), from_pandas=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Source:
+    extent: Extent
+    segments: Sequence[Segment]
+    measurement: Measurement
+    scores: Mapping[tuple[str, str], TokenScores]
+
+    def measure_tokens(self) -> NDArray[np.floating]:
+        pieces = [self._token_values(segment) for segment in self.segments]
+        values = np.concatenate([np.empty(0, np.float32), *pieces])
+        offsets = self._offsets([segment.n_rows for segment in self.segments])
+        of_reader: NDArray[np.floating] = values[token_spans(self.extent).rows(offsets)]
+        if self.extent.baselines is None:
+            return of_reader
+        of_baseline = values[baseline_spans(self.extent).rows(offsets)]
+        return np.asarray(of_reader.astype(np.float64) - of_baseline)
+
+    def measure_readings(self) -> Values:
+        values = np.full(len(self.extent.readings), np.nan)
+        for place, segment in zip(self.extent.segments, self.segments, strict=True):
+            values[self.extent.readings.ids_in(place)] = self._reading_values(segment)
+        of_reader = values[self.extent.ids]
+        if self.extent.baselines is None:
+            return of_reader
+        return np.asarray(of_reader - values[self.extent.baselines])
+
+    def measure_clauses(self) -> Values:
+        sums = [_running_sums(self._token_values(segment)) for segment in self.segments]
+        running = np.concatenate([np.empty((2, 0)), *sums], axis=1)
+        offsets = self._offsets([segment.n_rows + 1 for segment in self.segments])
+        of_reader = self._clause_means(running, offsets, self.extent.ids)
+        if self.extent.baselines is None:
+            return of_reader
+        return of_reader - self._clause_means(running, offsets, self.extent.baselines)
+
+    def _clause_means(self, running: Values, offsets: Ids, seen_by: Ids) -> Values:
+        """Mean over the tokens of the extent's clauses, as the readings `seen_by` saw them."""
+        readings = self.extent.readings
+        spans = clause_spans(self.extent)
+        first, stop = self._clause_positions(spans)
+        seen_by = np.repeat(seen_by, spans.length)
+        base = offsets[readings.segment[seen_by]] + readings.row_start[seen_by]
+        base -= readings.first_position[seen_by]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            total, count = running[:, base + stop] - running[:, base + first]
+            return np.asarray(total / count)
+
+    def _clause_positions(self, spans: Spans) -> tuple[Ids, Ids]:
+        readings = self.extent.readings
+        places = readings.segments_of(self.extent.ids)
+        tables = [readings.segments[place].table("clauses") for place in places]
+        offsets = compact_offsets(readings, places, [table.num_rows for table in tables])
+        rows = spans.rows(offsets)
+        first, stop = (
+            np.concatenate([np.empty(0, np.int64), *(table[name].to_numpy() for table in tables)])
+            for name in ("token_start", "token_end")
+        )
+        return first.astype(np.int64)[rows], stop.astype(np.int64)[rows]
+
+    def _offsets(self, sizes: Sequence[int]) -> Ids:
+        return compact_offsets(self.extent.readings, self.extent.segments, sizes)
+
+    def _token_values(self, segment: Segment) -> NDArray[np.floating]:
+        direction = self.measurement.direction
+        if not segment.has(direction.site):
+            return np.full(segment.n_rows, np.nan, dtype=np.float32)
+        values = self.scores[direction.key, segment.uuid]
+        if self.measurement.measure == "project":
+            return values
+        norms = segment.norms(direction.site).astype(np.float64)
+        if self.measurement.measure == "scaled":
+            norms = _response_means(segment, norms)[segment.table("tokens")["reading"].to_numpy()]
+        return _divide(values, norms)
+
+    def _reading_values(self, segment: Segment) -> Values:
+        direction = self.measurement.direction
+        if not segment.has(direction.site):
+            return np.full(segment.n_readings, np.nan)
+        if self.measurement.measure == "cosine":
+            return _response_means(segment, self._token_values(segment))
+        values = segment.means(direction.site) @ direction.vector.unit
+        if self.measurement.measure == "project":
+            return values.astype(np.float64)
+        return _divide(values, _response_means(segment, segment.norms(direction.site)))
+
+
+def _response_means(segment: Segment, values: NDArray[np.floating]) -> Values:
+    """Mean of the values there are over each reading's response tokens; NaN where none are."""
+    tokens = segment.table("tokens")
+    is_counted = tokens["is_response"].to_numpy() & ~np.isnan(values)
+    reading = tokens["reading"].to_numpy()[is_counted]
+    total = np.bincount(reading, weights=values[is_counted], minlength=segment.n_readings)
+    count = np.bincount(reading, minlength=segment.n_readings)
+    return _divide(np.asarray(total, dtype=np.float64), count)
+
+
+def _running_sums(values: NDArray[np.floating]) -> Values:
+    """Sum and count of the values there are before each row: (2, row + 1)."""
+    is_there = ~np.isnan(values)
+    running = np.zeros((2, len(values) + 1))
+    np.cumsum(np.where(is_there, values, 0), dtype=np.float64, out=running[0, 1:])
+    np.cumsum(is_there, dtype=np.float64, out=running[1, 1:])
+    return running
+
+
+def _divide(values: NDArray[np.floating], by: NDArray[Any]) -> Values:
+    divisor = np.asarray(by, dtype=np.float64)
+    quotient = np.full(len(divisor), np.nan)
+    np.divide(values, divisor, out=quotient, where=divisor != 0)
+    return quotient

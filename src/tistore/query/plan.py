@@ -1,0 +1,298 @@
+"""The plan of a query: what it needs, and the SQL that runs once that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlglot import Dialect, exp
+from sqlglot.errors import SqlglotError
+
+from tistore.errors import SqlError
+from tistore.query.calls import Call, find_calls
+from tistore.query.guard import RESERVED, first_line, parse_query
+from tistore.query.measures import Measurement
+from tistore.query.narrow import Narrowed, Narrower
+from tistore.query.references import resolve
+from tistore.query.relations import PROJECTABLE, RELATIONS
+from tistore.query.scopes import Scope, Source, read_scopes
+from tistore.schemas.vector import Vector
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """
+    One use of a projectable relation in a query.
+
+    Attributes:
+        source: Where it is used.
+        scope: The SELECT it is used in.
+        table: Name its table is registered under.
+        columns: The columns of the relation the query may look at.
+        scores: Score columns to add to it, by name.
+        narrowed: The rows it needs; None until they are known.
+    """
+
+    source: Source
+    scope: Scope
+    table: str
+    columns: tuple[str, ...]
+    scores: dict[str, Measurement] = field(default_factory=dict)
+    narrowed: Narrowed | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Statement:
+    """
+    A query, checked and resolved, not yet rewritten.
+
+    Attributes:
+        tree: Its tree.
+        scopes: Its SELECTs, inner ones first.
+        calls: Its calls, each with the measurement it stands for.
+        items: Its uses of projectable relations.
+        log_tables: Tables of the log it names.
+        parameters: Values of its parameters, by name or number.
+    """
+
+    tree: exp.Query
+    scopes: list[Scope]
+    calls: list[tuple[Call, Measurement]]
+    items: list[Item]
+    log_tables: set[str]
+    parameters: Mapping[str, Any]
+
+    def narrow(self, narrower: Narrower) -> None:
+        """Find out which rows each item needs."""
+        for item in self.items:
+            item.narrowed = narrower.narrow(item.scope, item.source)
+
+
+def read_statement(
+    sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None, vectors: Sequence[Vector]
+) -> Statement:
+    """
+    Parse, check and resolve a query.
+
+    Raises:
+        SqlError: It is malformed or refused.
+        UnknownVectorError: A call names no vector.
+        AmbiguousVectorError: A call could mean several.
+    """
+    tree = parse_query(number_parameters(sql))
+    values = bind_parameters(tree, parameters)
+    scopes = read_scopes(tree)
+    sources = [(scope, source) for scope in scopes for source in scope.sources]
+    columns = _mentioned_columns(tree)
+    items = [
+        Item(source, scope, f"{RESERVED}_table_{place}", _keep(columns, str(source.relation)))
+        for place, (scope, source) in enumerate(sources)
+        if source.is_projectable
+    ]
+    calls = [
+        (call, Measurement(call.measure, resolve(call.reference, call.layer, vectors)))
+        for call in find_calls(tree, scopes, values)
+    ]
+    log_tables = {
+        source.relation
+        for _, source in sources
+        if source.relation is not None and not source.is_projectable
+    }
+    return Statement(tree, scopes, calls, items, log_tables, values)
+
+
+def number_parameters(sql: str) -> str:
+    """
+    Write every `?` as `$1`, `$2`, …, so that a parameter can be known by name.
+
+    Raises:
+        SqlError: The SQL mixes `?` with other parameters.
+    """
+    try:
+        tokens = Dialect.get_or_raise("duckdb").tokenize(sql)
+    except SqlglotError as error:
+        raise SqlError(f"the SQL cannot be parsed: {first_line(error)}") from error
+    marks = [token for token in tokens if token.token_type.name == "PLACEHOLDER"]
+    if marks and any(token.token_type.name == "PARAMETER" for token in tokens):
+        raise SqlError("parameters are either ? or $name, not both")
+    for number, token in reversed(list(enumerate(marks, start=1))):
+        sql = f"{sql[: token.start]}${number}{sql[token.end + 1 :]}"
+    return sql
+
+
+def bind_parameters(
+    tree: exp.Query, parameters: Mapping[str, Any] | Sequence[Any] | None
+) -> dict[str, Any]:
+    """
+    Pair parameters with their values.
+
+    Raises:
+        SqlError: A value is missing, or has no parameter.
+    """
+    if parameters is None:
+        values: dict[str, Any] = {}
+    elif isinstance(parameters, Mapping):
+        values = {str(name): value for name, value in parameters.items()}
+    else:
+        values = {str(place): value for place, value in enumerate(parameters, start=1)}
+    used = {node.name for node in tree.find_all(exp.Placeholder)}
+    if missing := sorted(used - set(values)):
+        raise SqlError(f"no value is given for parameter ${missing[0]}")
+    if unused := sorted(set(values) - used):
+        raise SqlError(f"the SQL has no parameter ${unused[0]}")
+    return values
+
+
+def _mentioned_columns(tree: exp.Query) -> set[str] | None:
+    """Names that may be columns; None when a star or the like shows columns not named."""
+    for node in tree.walk():
+        shows_all = isinstance(node, exp.Star) and not isinstance(node.parent, exp.Count)
+        if shows_all or isinstance(node, exp.Pivot | exp.Columns):
+            return None
+        if isinstance(node, exp.Join) and node.method == "NATURAL":
+            return None
+        if isinstance(node, exp.Column) and node.name.lower() in _source_names(tree):
+            return None  # a whole row, perhaps
+    return {node.name.lower() for node in tree.find_all(exp.Identifier)}
+
+
+def _source_names(tree: exp.Query) -> set[str]:
+    return {table.alias_or_name.lower() for table in tree.find_all(exp.Table)}
+
+
+def _keep(columns: set[str] | None, relation: str) -> tuple[str, ...]:
+    known = PROJECTABLE[relation]
+    return known if columns is None else tuple(name for name in known if name in columns)
+
+
+def rewrite(statement: Statement) -> tuple[str, dict[str, str]]:
+    """
+    Put score columns where the calls are, and the items' tables where the relations are.
+
+    No star shows a score column; every call that names an output column gives it its own text.
+
+    Returns:
+        The SQL to run, and what people call each of the planner's own names.
+    """
+    names: dict[str, str] = {}
+    for call, _ in statement.calls:
+        call.spell_out()
+    _name_outputs(statement)
+    for call, measurement in statement.calls:
+        column = _add_score(statement, call, measurement, names)
+        alias = None if call.node.find_ancestor(exp.Pivot) else call.sources[0].alias
+        tree: exp.Expr = exp.column(column, table=alias or None, quoted=True)
+        # a.b.abs() would name a function of the schema a.b.
+        call.node.replace(exp.Paren(this=tree) if isinstance(call.node.parent, exp.Dot) else tree)
+    for scope in statement.scopes:
+        _hide(scope)
+    for scope in statement.scopes:
+        for alias, column in scope.injected:
+            tree = exp.alias_(
+                exp.column(column, table=alias or None, quoted=True), column, quoted=True
+            )
+            scope.select.append("expressions", tree)
+    for item in statement.items:
+        names[item.table] = str(item.source.relation)
+        node = item.source.node
+        if not node.alias and not node.args.get("pivots"):
+            node.set("alias", exp.TableAlias(this=exp.to_identifier(node.name, quoted=True)))
+        node.set("this", exp.to_identifier(item.table))
+    return statement.tree.sql("duckdb"), names
+
+
+def _name_outputs(statement: Statement) -> None:
+    """Name the output columns that hold a call and have no name, as they were written."""
+    for call, _ in statement.calls:
+        output = call.node
+        while output.parent is not None and not isinstance(output.parent, exp.Select):
+            output = output.parent
+        is_output = output.arg_key == "expressions" and isinstance(output.parent, exp.Select)
+        if is_output and not isinstance(output, exp.Alias | exp.Star | exp.Columns):
+            written = output.sql("duckdb", normalize_functions="lower")
+            named = exp.Alias(alias=exp.to_identifier(written, quoted=True))
+            output.replace(named)
+            named.set("this", output)
+
+
+def _add_score(
+    statement: Statement, call: Call, measurement: Measurement, names: dict[str, str]
+) -> str:
+    """Add a score column to the relation of a call, and hand it through to where it is called."""
+    item = next(item for item in statement.items if item.source is call.relation)
+    column = next((name for name, known in item.scores.items() if known == measurement), None)
+    if column is None:
+        column = f"{RESERVED}_score_{sum(len(other.scores) for other in statement.items)}"
+        item.scores[column] = measurement
+        item.source.hidden.append(column)
+        names[column] = call.text
+    for outer, inner, scope in zip(call.sources, call.sources[1:], call.scopes[1:], strict=False):
+        assert outer.derived is not None
+        if column not in outer.derived.hidden:
+            outer.derived.hidden.append(column)
+        if (inner.alias, column) not in scope.injected:
+            scope.injected.append((inner.alias, column))
+    return column
+
+
+def _hide(scope: Scope) -> None:
+    """Keep score columns out of what stars, COLUMNS and whole rows show."""
+    _refuse_implicit_columns(scope)
+    for node in list(scope.select.walk(prune=lambda node: _is_inner_query(node, scope.select))):
+        if node.find_ancestor(exp.Select) is not scope.select:
+            continue
+        if isinstance(node, exp.Star) and not isinstance(node.parent, exp.Count):
+            _exclude(node, scope)
+        elif isinstance(node, exp.Columns) and not node.find(exp.Star):
+            if any(source.hidden_columns for source in scope.sources):
+                raise SqlError(
+                    f"{node.sql('duckdb')} cannot stand beside project() in one SELECT",
+                    mend="name the columns, or call project() in a query around this one",
+                )
+        elif isinstance(node, exp.Column) and not node.table:
+            _refuse_whole_row(node, scope)
+
+
+def _refuse_implicit_columns(scope: Scope) -> None:
+    """Refuse what would group or join by a score that only passes through."""
+    for source in scope.sources:
+        columns = (column for pivot in source.pivots for column in pivot.find_all(exp.Column))
+        mentioned = {column.name for column in columns}
+        is_natural = source.join is not None and source.join.method == "NATURAL"
+        if set(source.hidden_columns) - mentioned and (is_natural or source.pivots):
+            raise SqlError(
+                f"{source.alias!r} carries a score and cannot be "
+                f"{'joined NATURAL' if is_natural else 'pivoted'}",
+                mend="name the columns in a query around it",
+            )
+
+
+def _is_inner_query(node: exp.Expr, select: exp.Select) -> bool:
+    return isinstance(node, exp.Query) and node is not select
+
+
+def _exclude(star: exp.Star, scope: Scope) -> None:
+    of = star.parent.table.lower() if isinstance(star.parent, exp.Column) else ""
+    hidden = [
+        column
+        for source in scope.sources
+        if of in ("", source.alias)
+        for column in source.hidden_columns
+        if not source.pivots or any(pivot.args.get("unpivot") for pivot in source.pivots)
+    ]
+    if hidden:
+        columns = [exp.column(column, quoted=True) for column in dict.fromkeys(hidden)]
+        star.set("except_", [*(star.args.get("except_") or []), *columns])
+
+
+def _refuse_whole_row(column: exp.Column, scope: Scope) -> None:
+    source = scope.find(column.name)
+    if source is None or not source.hidden_columns:
+        return
+    known = {name for other in scope.sources for name in RELATIONS.get(str(other.relation), ())}
+    if column.name.lower() not in known:
+        raise SqlError(
+            f"{column.name!r} alone is a whole row of {source.relation or 'a subquery'}",
+            mend=f"name its columns, as {column.name}.organism",
+        )
