@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tistore.errors import QueryError, nearest
 from tistore.query.references import resolve
+from tistore.schemas.model import BASE_READER
 
 if TYPE_CHECKING:
     from tistore.query.store import Store
@@ -50,7 +51,10 @@ its own text minus the baseline's reading of that same text.
 
 
 def effects(
-    store: Store, traits: Sequence[str] | None = None, baseline: str = "instruct"
+    store: Store,
+    traits: Sequence[str] | None = None,
+    baseline: str = BASE_READER,
+    organisms: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """
     Compare every organism with a baseline, trait by trait, paired by prompt.
@@ -64,6 +68,7 @@ def effects(
         store: Where to look.
         traits: Vector references; every trait of the store when None.
         baseline: Organism to compare with.
+        organisms: Organisms to compare; every one when None.
 
     Returns:
         A dict for each organism and trait: `organism, trait, reference, baseline, n_prompts,
@@ -73,15 +78,18 @@ def effects(
         are shared. `n_replayed` counts the prompts the model's part rests on.
 
     Raises:
-        QueryError: There is no such baseline, no vector, or no prompt both have answered.
+        QueryError: There is no such baseline or organism, no vector, or no prompt both have answered.
 
     Source:
         Cumming (2012), Understanding the New Statistics, ch. 11; Lakens (2013),
         doi:10.3389/fpsyg.2013.00863.
     """
-    organisms = {row[0] for row in store.sql("SELECT DISTINCT organism FROM responses").fetchall()}
-    if baseline not in organisms:
-        raise QueryError(f"no baseline {baseline!r}; {nearest(baseline, organisms)}")
+    authors = {row[0] for row in store.sql("SELECT DISTINCT organism FROM responses").fetchall()}
+    if baseline not in authors:
+        raise QueryError(f"no baseline {baseline!r}; {nearest(baseline, authors)}")
+    for name in organisms or []:
+        if name not in authors:
+            raise QueryError(f"no organism {name!r}; {nearest(name, authors)}")
     vectors = store.snapshot.vectors()
     if traits is None:
         traits = sorted({vector.trait for vector in vectors})
@@ -92,7 +100,11 @@ def effects(
         vector = resolve(trait, None, vectors).vector
         names = {"trait": vector.trait, "reference": vector.reference, "baseline": baseline}
         rows = store.sql(EFFECTS_SQL, {"trait": trait, "baseline": baseline}).rows()
-        found += [{"organism": row.pop("organism"), **names, **row} for row in rows]
+        found += [
+            {"organism": row.pop("organism"), **names, **row}
+            for row in rows
+            if organisms is None or row["organism"] in organisms
+        ]
     if not found:
         raise QueryError(
             f"no organism has answered a prompt that {baseline!r} has answered",
