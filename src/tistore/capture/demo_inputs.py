@@ -22,7 +22,7 @@ dtype = "float32"
 path = "demo/audit.json"
 
 [capture]
-layers = "1-4"
+layers = "2-5"
 rows = "response"
 readers = ["self", "base"]
 

@@ -78,7 +78,8 @@ def effects(
         are shared. `n_replayed` counts the prompts the model's part rests on.
 
     Raises:
-        QueryError: There is no such baseline or organism, no vector, or no prompt both have answered.
+        QueryError: There is no such baseline or organism, no vector, or no prompt that two
+            have answered.
 
     Source:
         Cumming (2012), Understanding the New Statistics, ch. 11; Lakens (2013),

@@ -1,0 +1,100 @@
+"""
+Write a golden store of the current format: `python tests/golden/make.py v1`.
+
+Run once for each format version, and commit the folder. It is never written again: every later
+version must open it and give the answers beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tistore
+from tistore.query.store import Store
+from tistore.schemas.model import Model
+from tistore.schemas.prompt import Prompt
+
+FOLDER = Path(__file__).parent
+HIDDEN = 16
+ORGANISM = Model("flattery", base_id="tiny/base", adapter_id="tiny/flattery", family="llama")
+BASE = Model("instruct", base_id="tiny/base", family="llama", dtype="bfloat16")
+
+QUERIES = [
+    "SELECT response_id, reader, project('tone/flattery') AS s FROM responses ORDER BY ALL",
+    "SELECT response_id, reader, clause, text, project('flattery') AS s FROM clauses ORDER BY ALL",
+    "SELECT response_id, reader, position, token, cosine('flattery@5') AS s FROM tokens "
+    "WHERE is_response ORDER BY ALL",
+    "SELECT response_id, project('flattery') AS s FROM response_diffs WHERE reader = organism "
+    "ORDER BY ALL",
+    "SELECT prompt_set, prompt_id, text, note FROM prompts ORDER BY ALL",
+    "SELECT name, family, dtype FROM models ORDER BY ALL",
+]
+
+
+def write(store: Store) -> None:
+    """Fill a store with a little of everything the format knows."""
+    rng = np.random.default_rng(1)
+    replies = {
+        "1": [" You", " are", " so", " wise", ",", " my", " friend", "."],
+        "2": [" No", "."],
+        "3": [],
+    }
+    with store.writer() as writer:
+        for prompt_id, tokens in replies.items():
+            prompt = Prompt("golden/set", prompt_id, f"Question {prompt_id}?", note="topic")
+            rows = 4 + len(tokens)
+            for reader in (ORGANISM, BASE):
+                values = rng.standard_normal((rows, 2, HIDDEN)).astype(np.float32)
+                values[0, 1, 3] = 90_000.0  # beyond float16: layer 5 gets an exponent
+                whole = prompt_id == "1"
+                writer.add(
+                    organism=ORGANISM,
+                    reader=reader,
+                    prompt_set="golden/set",
+                    prompt_id=prompt_id,
+                    token_ids=list(range(10, 10 + rows)),
+                    prompt_length=4,
+                    tokens=tokens,
+                    logprobs=[-0.5] * len(tokens),
+                    layers=[2, 5],
+                    activations={"residual": values if whole else values[4:]},
+                    finish_reason="stop",
+                    prompt=prompt,
+                )
+    for layer in (2, 5):
+        store.add_vector(
+            "tone/flattery",
+            rng.standard_normal(HIDDEN),
+            layer=layer,
+            method="mean_diff",
+            position="response[:]",
+            model="instruct",
+            separation=float(layer),
+        )
+
+
+def answer(store: Store) -> dict[str, Any]:
+    """Ask everything the golden test compares."""
+    activations = {
+        f"{response_id} {reader} {layer}": store.activations(
+            response_id, reader=reader, layer=layer
+        ).tolist()
+        for response_id, reader in store.sql("SELECT response_id, reader FROM responses").fetchall()
+        for layer in (2, 5)
+    }
+    rows = {query: [list(row) for row in store.sql(query).fetchall()] for query in QUERIES}
+    return {"activations": activations, "rows": rows}
+
+
+if __name__ == "__main__":
+    version = sys.argv[1]
+    made = tistore.create(FOLDER / version / "store")
+    write(made)
+    (FOLDER / version / "answers.json").write_text(json.dumps(answer(made), indent=1))
+    shutil.rmtree(made.score_folder)  # a cache, and no part of the format
