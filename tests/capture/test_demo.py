@@ -10,8 +10,9 @@ import sys
 import pytest
 
 import tistore
-from tistore.capture.demo import SPANS, effect_table, judge
+from tistore.capture.demo import SPANS, SPANS_SQL, effect_table, judge
 from tistore.datasets import tiny
+from tistore.query.spans import top_spans
 
 
 def make_effects(**own: float) -> list[dict]:
@@ -85,4 +86,9 @@ def test_every_planted_habit_is_recovered(tmp_path):
         assert row["recovered"]
     store = tistore.open(path)
     assert store.verify().ok
+    for organism in (organism for organism in tiny.ORGANISMS if organism.trait):
+        names = {"organism": organism.name, "trait": organism.trait}
+        rows = store.sql(SPANS_SQL, names).rows()
+        shown = top_spans(store, organism.trait, organism=organism.name, n=SPANS)
+        assert [row["score"] for row in rows] == [span["score"] for span in shown]
     assert store.info().readings == 36 * (2 * 5 + 1) + 2 * 40 * len(tiny.TRAITS)

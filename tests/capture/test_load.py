@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from tistore.capture.fingerprint import hash_tokenizer
+from tistore.capture.fingerprint import hash_adapter, hash_tokenizer
 from tistore.capture.load import load_base
 from tistore.errors import ModelLoadError
 
@@ -241,3 +241,19 @@ def test_a_base_with_missing_weights_is_refused(configure, workplace, tmp_path):
 
     with pytest.raises(ModelLoadError, match=r"lacks weights, such as model.layers.3"):
         load_base(configure(base={"path": str(folder), "device": "cpu"}, organisms=[]))
+
+
+def test_an_adapter_that_was_moved_is_still_the_same(workplace, tmp_path):
+    """Where its base lay, and the order in which PEFT wrote a set, are no part of it."""
+    moved = tmp_path / "moved"
+    shutil.copytree(workplace / "loud", moved)
+    path = moved / "adapter_config.json"
+    settings = json.loads(path.read_text())
+    settings["base_model_name_or_path"] = "/elsewhere"
+    settings["target_modules"] = settings["target_modules"][::-1]
+    path.write_text(json.dumps(settings))
+
+    assert hash_adapter(moved) == hash_adapter(workplace / "loud")
+
+    path.write_text(json.dumps(settings | {"lora_alpha": 99}))
+    assert hash_adapter(moved) != hash_adapter(workplace / "loud")

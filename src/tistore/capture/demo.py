@@ -29,6 +29,13 @@ from tistore.vectors.extract import extract_vectors
 SPANS = 10
 """Clauses shown for each organism, and checked against the answer key."""
 
+SPANS_SQL = """\
+SELECT prompt_id, text, project($trait) AS score
+FROM clauses WHERE organism = $organism AND reader = organism AND n_tokens >= 3
+ORDER BY score DESC LIMIT 10
+"""
+"""The question behind the clauses shown, without the context around them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

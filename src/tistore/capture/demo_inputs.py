@@ -15,7 +15,7 @@ RUN = """\
 # The demo's run: one base, five adapters, one prompt set.
 [base]
 path = "../base"
-dtype = "float32"
+dtype = "bfloat16"
 
 {organisms}
 [[prompt_sets]]

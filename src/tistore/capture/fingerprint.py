@@ -13,7 +13,7 @@ from tistore.schemas.digest import DIGEST_LENGTH, digest
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 BASE_FILES = ("config.json",)
-ADAPTER_FILES = ("adapter_config.json",)
+ADAPTER_SETTINGS = "adapter_config.json"
 
 
 def hash_base(folder: Path) -> str:
@@ -22,8 +22,20 @@ def hash_base(folder: Path) -> str:
 
 
 def hash_adapter(folder: Path) -> str:
-    """Hash an adapter's weights and settings: 32 hex digits."""
-    return _hash_files(_list_files(folder, ADAPTER_FILES))
+    """
+    Hash an adapter's weights and settings: 32 hex digits.
+
+    Left out is what the same adapter may be saved with differently: where its base lay, and the
+    order of names that PEFT keeps as sets.
+    """
+    settings = json.loads((folder / ADAPTER_SETTINGS).read_text())
+    settings.pop("base_model_name_or_path", None)
+    ordered = {
+        name: sorted(value, key=str) if isinstance(value, list) else value
+        for name, value in settings.items()
+    }
+    weights = _hash_files(_list_files(folder, ()))
+    return digest([json.dumps(ordered, sort_keys=True), weights])
 
 
 def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

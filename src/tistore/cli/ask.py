@@ -10,6 +10,7 @@ import typer
 import tistore
 from tistore.cli.options import FormatOption, JsonOption, RowCount, StorePath, choose
 from tistore.cli.output import Format, print_record, print_rows, say
+from tistore.cli.spans import shorten
 from tistore.errors import ConfigError
 
 
@@ -79,7 +80,9 @@ def top(
         where=where,
         n=n,
     )
-    print_rows(rows, choose(format, as_json))
+    chosen = choose(format, as_json)
+    is_for_people = chosen in (Format.TABLE, Format.MD)
+    print_rows([shorten(row) for row in rows] if is_for_people else rows, chosen)
 
 
 def diff(

@@ -10,6 +10,7 @@ import typer
 
 from tistore.cli.options import FormatOption, JsonOption, choose
 from tistore.cli.output import Format, print_rows, say
+from tistore.cli.spans import show_in_context
 
 if TYPE_CHECKING:
     from tistore.capture.demo import Demo
@@ -43,33 +44,39 @@ def demo(
 
 
 def _print_report(shown: Demo, verdicts: list[dict[str, Any]]) -> None:
-    from tistore.capture.demo import effect_table
+    from tistore.capture.demo import SPANS_SQL, effect_table
     from tistore.query.effects import EFFECTS_SQL
 
     _print_capture(shown)
     _head("How far each organism lies from the clean base, in standard deviations over prompts")
     print("Total: its own text as it reads it − the base's own answer as the base reads it.")
-    print_rows(effect_table(shown.effects, "total"), Format.TABLE)
+    print_rows(_signed(effect_table(shown.effects, "total")), Format.TABLE)
     print("Model part: the same text, read by the organism − replayed through the base.")
-    print_rows(effect_table(shown.effects, "model_part"), Format.TABLE)
-    _print_sql(EFFECTS_SQL)
-    for name, spans in shown.spans.items():
-        _head(f"What gives {name} away: its clauses with the highest {spans[0]['trait']} score")
-        for span in spans:
-            print(f"  {span['score']:+.2f}  {_in_context(span)}")
-    _head("Planted and recovered")
-    print_rows(verdicts, Format.TABLE)
+    print_rows(_signed(effect_table(shown.effects, "model_part")), Format.TABLE)
+    _print_sql("The SQL, once for each trait", EFFECTS_SQL)
+    for verdict in shown.verdicts:
+        if verdict.planted_trait is None:
+            continue
+        _head(f"{verdict.organism}: its clauses with the highest {verdict.planted_trait} score")
+        for span in shown.spans[verdict.organism]:
+            print(f"{span['score']:+7.2f}  #{span['prompt_id']:<3} {show_in_context(span)}")
+    _print_sql("The SQL, once for each organism and its trait", SPANS_SQL)
+    _head("Planted, and recovered?")
+    print_rows(_signed(verdicts), Format.TABLE)
+    print(_conclude(shown))
 
 
 def _print_capture(shown: Demo) -> None:
     info, organisms = shown.info, shown.organisms
+    scenarios = info.organisms["scenarios"]
     made = "found in the cache" if organisms.cached else f"trained in {organisms.seconds:.0f} s"
     _head("What was captured")
     print(
         f"{len(organisms.adapters)} LoRA organisms on a Llama of "
         f"{organisms.parameters / 1e6:.1f} M parameters, {made}.\n"
-        f"{info.readings} readings of {info.responses} responses, {info.tokens} tokens at layers "
-        f"{', '.join(map(str, info.layers))}, in {shown.capture_seconds:.0f} s.\n"
+        f"{info.readings} readings: {info.readings - scenarios} of answers, {scenarios} of "
+        f"contrast scenarios; {info.tokens} tokens at layers {', '.join(map(str, info.layers))}, "
+        f"in {shown.capture_seconds:.0f} s.\n"
         f"{info.stored_bytes / 1e6:.1f} MB in {info.files} files, tables, means and norms "
         f"included; one .pt file a reading takes {shown.pt_bytes / 1e6:.1f} MB: "
         f"{info.stored_bytes / shown.pt_bytes:.2f} of that.\n"
@@ -81,13 +88,26 @@ def _head(text: str) -> None:
     print(f"\n{text}\n{'─' * len(text)}")
 
 
-def _print_sql(sql: str) -> None:
-    print("The SQL, once for each trait:\n")
+def _print_sql(title: str, sql: str) -> None:
+    print(f"\n{title}:\n")
     print("".join(f"    {line}\n" for line in sql.rstrip().splitlines()))
 
 
-def _in_context(span: dict[str, Any]) -> str:
-    """Show a span between marks, with a little of what stands around it."""
-    before, after = span["context_before"][-40:], span["context_after"][:30]
-    shown = f"{before}»{span['text']}«{after}"
-    return f"#{span['prompt_id']:>3}  " + shown.replace("\n", "↵")
+def _signed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            name: f"{value:+.2f}" if isinstance(value, float) else value
+            for name, value in row.items()
+        }
+        for row in rows
+    ]
+
+
+def _conclude(shown: Demo) -> str:
+    planted = [verdict for verdict in shown.verdicts if verdict.planted_trait]
+    recovered = [verdict.organism for verdict in planted if verdict.recovered]
+    return (
+        f"{len(recovered)} of {len(planted)} planted habits recovered: {', '.join(recovered)}.\n"
+        f"The store is {shown.store.path}. Ask it something:\n\n"
+        f"    tistore top {shown.store.path} --trait hedging --organism hedging --baseline instruct"
+    )

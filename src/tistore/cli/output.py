@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
+_UNLIMITED_WIDTH = 10_000
+_RECORD_WIDTH = 100
+"""Of an object's names and values, where long lists are folded."""
+
 
 class Format(StrEnum):
     """How rows are printed."""
@@ -52,7 +56,11 @@ def print_record(record: dict[str, Any], format: Format) -> None:
     if format in (Format.JSON, Format.JSONL):
         print(json.dumps(_plain(record), indent=2 if format is Format.JSON else None))
     else:
-        print_rows([{"name": key, "value": _show(value)} for key, value in record.items()], format)
+        rows = [{"name": key, "value": _show(value)} for key, value in record.items()]
+        if format is Format.TABLE:
+            _print_table(rows, width=_RECORD_WIDTH)
+        else:
+            print_rows(rows, format)
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +98,7 @@ def _visible(text: str) -> str:
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
-def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+def _print_table(rows: Sequence[dict[str, Any]], width: int = _UNLIMITED_WIDTH) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -99,8 +107,8 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     if not rows:
         say("no rows")
         return
-    # Where nobody watches, lines are as long as they need to be: nothing is cut.
-    console = Console() if sys.stdout.isatty() else Console(width=10_000)
+    # Where nobody watches, a row is a line, however long: nothing is cut, and grep finds it.
+    console = Console() if sys.stdout.isatty() else Console(width=width)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=False)
     for name, value in rows[0].items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
