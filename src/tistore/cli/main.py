@@ -18,6 +18,7 @@ app = typer.Typer(
     help="Capture activations once; ask with SQL as often as you like.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # laying help out with rich takes a third of the time help may take
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (demo, capture, store, ask):

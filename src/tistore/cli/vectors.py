@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,9 @@ from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows, say
 from tistore.errors import DatasetError
 from tistore.schemas.site import COMPONENTS
-from tistore.schemas.vector import Vector
+
+if TYPE_CHECKING:
+    from tistore.schemas.vector import Vector
 
 app = typer.Typer(help="List, add and extract vectors.", no_args_is_help=True)
 

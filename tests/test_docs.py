@@ -1,0 +1,44 @@
+"""The documentation is true: every command is in it, and what it shows parses."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tistore.capture.config import parse_config
+from tistore.cli.main import app
+from tistore.cli.vectors import app as vectors
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def names(commands) -> list[str]:
+    return [command.name or command.callback.__name__ for command in commands]
+
+
+@pytest.mark.parametrize("name", names(app.registered_commands))
+def test_every_command_is_in_the_readme(name):
+    assert f"`tistore {name}" in README
+
+
+@pytest.mark.parametrize("name", names(vectors.registered_commands))
+def test_every_vector_command_is_in_the_readme(name):
+    assert f"`{name}`" in README or f"`tistore vectors {name}`" in README
+
+
+def test_the_readmes_config_is_valid():
+    (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+
+    config = parse_config(tomllib.loads(block))
+
+    assert config.organisms[0].name == "flattery"
+    assert config.base.quantization == "4bit"
+
+
+def test_links_in_the_readme_lead_somewhere():
+    root = Path(__file__).parents[1]
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (root / target).exists(), target
