@@ -56,6 +56,7 @@ class Snapshot:
     ) -> None:
         self._files = files
         self.commits = tuple(commits)
+        self._known = (known.number, known.keys) if known else (0, {})
         opened = {segment.uuid: segment for segment in known.segments} if known else {}
         self.segments: tuple[Segment, ...] = tuple(
             opened.get(entry["uuid"]) or Segment(files, entry)
@@ -71,7 +72,9 @@ class Snapshot:
     @cached_property
     def keys(self) -> dict[str, dict[str, str]]:
         """Unique keys of everything committed: for each kind, key → hash of its content."""
-        return collect_keys(self.commits)
+        number, keys = self._known
+        newer = collect_keys(self.commits[number:])
+        return {kind: keys.get(kind, {}) | newer.get(kind, {}) for kind in {*keys, *newer}}
 
     @cached_property
     def files(self) -> tuple[FileRecord, ...]:

@@ -39,6 +39,10 @@ class Writer:
     only. Leaving the block commits what was added even when the block raised: every reading in
     it is whole.
 
+    Attributes:
+        pending_bytes: Bytes of float16 that wait for a commit.
+        committed_readings: Readings this writer has committed.
+
     Args:
         files: The store's files.
         header_hash: SHA-256 of the store's header.
@@ -67,12 +71,8 @@ class Writer:
         self._rows: dict[str, dict[str, Row]] = {table: {} for table in LOG_TABLES}
         self._waiting_since: float | None = None
         self._is_open = True
+        self.pending_bytes = 0
         self.committed_readings = 0
-
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes of float16 that wait for a commit."""
-        return sum(reading.size_bytes for reading in self._readings.values())
 
     @property
     def pending_readings(self) -> int:
@@ -173,6 +173,7 @@ class Writer:
             if self._must_split(reading):
                 self.commit()
             self._readings[reading.key] = reading
+            self.pending_bytes += reading.size_bytes
             self._responses[reading.slot] = reading.response_id
             self._waiting_since = self._waiting_since or time.monotonic()
         self._rows["models"] |= new_models
@@ -345,6 +346,7 @@ class Writer:
         )
         self.committed_readings += len(self._readings)
         self._readings.clear()
+        self.pending_bytes = 0
         self._responses.clear()
         for rows in self._rows.values():
             rows.clear()
@@ -355,6 +357,7 @@ class Writer:
         self._readings = {
             key: reading for key, reading in self._readings.items() if self._is_new(reading, {})
         }
+        self.pending_bytes = sum(reading.size_bytes for reading in self._readings.values())
         self._rows = {
             table: self._new_rows(table, rows.values(), waiting={})
             for table, rows in self._rows.items()
