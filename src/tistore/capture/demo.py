@@ -68,6 +68,7 @@ class Demo:
     Attributes:
         store: The store it left behind.
         organisms: The models it was captured from.
+        inputs: The run's TOML and the trait folders, as a user would write them.
         info: Counts of the store.
         pt_bytes: What the same activations take as one `.pt` file a reading.
         capture_seconds: Generating, reading and storing.

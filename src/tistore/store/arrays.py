@@ -45,7 +45,8 @@ def encode_array(
     }
     array = ts.open(spec, create=True, context=context).result()
     if values.shape[0]:
-        array.write(values).result()
+        # The values outlive the write, so that they need not be copied first.
+        array.write(values, can_reference_source_data_indefinitely=True).result()
     store = ts.KvStore.open(spec["kvstore"], context=context).result()
     return {key.decode(): store.read(key).result().value for key in sorted(store.list().result())}
 

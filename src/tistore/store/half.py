@@ -44,10 +44,8 @@ def as_array(values: Any, label: str) -> NDArray[Any]:
         # NumPy knows no bfloat16; float32 holds every one exactly.
         values = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
     array = np.asarray(values)
-    if array.dtype.kind == "f":
+    if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
         return array
-    if array.dtype.name == "bfloat16":
-        return array.astype(np.float32)
     raise InvalidRecordError(
         f"{label}: activations are {array.dtype}, not floating point",
         mend="pass float16, bfloat16, float32 or float64 values",

@@ -50,6 +50,7 @@ class Reading:
     Attributes:
         halves: For each component, its activations: [row, layer, hidden].
         clauses: Clauses of the response, token ranges counted from the sequence's start.
+        content_hash: Hash of the tokens and of every stored value.
     """
 
     slot: ResponseSlot
@@ -64,6 +65,7 @@ class Reading:
     tokens: TokenColumns
     clauses: Sequence[Clause]
     halves: Mapping[str, HalfArray]
+    content_hash: str
 
     @property
     def key(self) -> str:
@@ -89,17 +91,6 @@ class Reading:
     def size_bytes(self) -> int:
         """Bytes of float16 the reading adds to its segment."""
         return sum(half.values.nbytes for half in self.halves.values())
-
-    @property
-    def content_hash(self) -> str:
-        """Hash of the tokens and of every stored value."""
-        hasher = blake3(self.response_id.encode())
-        for component in sorted(self.halves):
-            half = self.halves[component]
-            hasher.update(component.encode())
-            hasher.update(half.exponents.tobytes())
-            hasher.update(np.ascontiguousarray(half.values).tobytes())
-        return hasher.hexdigest()[:DIGEST_LENGTH]
 
     def __str__(self) -> str:
         """Name the reading as error messages do."""
@@ -163,13 +154,14 @@ def validate_reading(
         component: to_half(array, checked_layers, f"{label}, {component}")
         for component, array in arrays.items()
     }
+    response_id = identify_response(slot, ids.tolist(), prompt_length)
     spelled = "".join(string or "" for string in columns.strings[prompt_length:])
     return Reading(
         slot=slot,
         organism=organism,
         reader=reader,
         settings=CaptureSettings(checked_layers, tuple(sorted(arrays)), rows),  # type: ignore[arg-type]
-        response_id=identify_response(slot, ids.tolist(), prompt_length),
+        response_id=response_id,
         prompt_length=prompt_length,
         text=text if text is not None else spelled if tokens is not None else None,
         finish_reason=finish_reason,
@@ -177,6 +169,7 @@ def validate_reading(
         tokens=columns,
         clauses=_find_clauses(columns, prompt_length, text),
         halves=halves,
+        content_hash=_hash_content(response_id, halves),
     )
 
 
@@ -331,3 +324,13 @@ def _find_clauses(columns: TokenColumns, prompt_length: int, text: str | None) -
         )
         for clause in split_clauses(text, offsets)
     ]
+
+
+def _hash_content(response_id: str, halves: Mapping[str, HalfArray]) -> str:
+    hasher = blake3(response_id.encode())
+    for component in sorted(halves):
+        half = halves[component]
+        hasher.update(component.encode())
+        hasher.update(half.exponents.tobytes())
+        hasher.update(np.ascontiguousarray(half.values).view(np.uint8).data)
+    return hasher.hexdigest()[:DIGEST_LENGTH]
