@@ -89,3 +89,38 @@ def test_layers_are_read_alone(tmp_path):
     shard.write_bytes(data)
 
     np.testing.assert_array_equal(segment.read(Site("residual", 2)), values[:, 2])
+
+
+def test_ragged_readings_lie_end_to_end_across_chunks(tmp_path):
+    """Readings of 0 to 90 rows over several chunks; zarr-python reads them as one array."""
+    import zarr
+
+    rng = np.random.default_rng(0)
+    store = BaseStore.create(tmp_path / "s.tistore")
+    parts = []
+    with store.writer() as writer:
+        for number in range(40):
+            n_rows = int(rng.integers(0, 91)) if number % 7 else 0
+            values = rng.standard_normal((n_rows, 2, 4)).astype(np.float16)
+            values[:, 1] *= np.float16(2.0) ** (number % 3)
+            parts.append(values)
+            writer.add(
+                organism="a",
+                reader="a",
+                prompt_set="p",
+                prompt_id=str(number),
+                token_ids=list(range(n_rows + 1)),
+                prompt_length=1,
+                layers=[3, 8],
+                activations={"residual": values},
+            )
+    whole = np.concatenate(parts)
+    (segment,) = store.snapshot.segments
+    folder = store.path / "segments" / segment.uuid / "residual.zarr"
+
+    np.testing.assert_array_equal(zarr.open_array(folder, mode="r")[:], whole)
+    assert len(whole) > 2 * 512
+    for start, stop in rng.integers(0, len(whole), (20, 2)):
+        wanted = whole[start:stop, 1] if start < stop else whole[stop:start, 1]
+        got = segment.read(Site("residual", 8), min(start, stop), max(start, stop))
+        np.testing.assert_array_equal(got, wanted)

@@ -66,6 +66,17 @@ def test_bfloat16_is_kept_exactly_in_the_documented_range(store):
     np.testing.assert_array_equal(read.astype(np.float32), values[:, 1].astype(np.float32))
 
 
+def test_values_too_small_for_float16_are_counted(store):
+    values = np.zeros((5, 2, HIDDEN))
+    values[0, 0, :3] = [1e-9, -1e-9, 1e-3]
+
+    with store.writer() as writer:
+        writer.add(**make_reading(activations={"residual": values}))
+
+    (row,) = store.snapshot.segments[0].table("responses").to_pylist()
+    assert row["n_underflow"] == 2
+
+
 def test_means_and_norms_are_those_of_the_stored_values(filled):
     segment = filled.snapshot.segments[0]
     responses = segment.table("responses").to_pylist()

@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +59,8 @@ class Files(Protocol):
     def read_range(self, path: str, start: int, length: int) -> bytes:
         """Read `length` bytes from `start`; fewer only at the file's end."""
 
-    def write_new(self, path: str, data: bytes) -> FileRecord:
-        """Write a file that must not exist yet, durably, and hash it."""
+    def write_new(self, path: str, pieces: Iterable[bytes]) -> FileRecord:
+        """Write a file that must not exist yet, durably, hashing it piece by piece."""
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Make a whole file appear at once, durably; False when one is there already."""
@@ -104,13 +104,14 @@ class PosixFiles:
             file.seek(start)
             return file.read(length)
 
-    def write_new(self, path: str, data: bytes) -> FileRecord:
-        """Write a file that must not exist yet, fsync it, and hash what was written."""
+    def write_new(self, path: str, pieces: Iterable[bytes]) -> FileRecord:
+        """Write a file that must not exist yet, hashing it piece by piece, and fsync it."""
         target = self._locate(path)
+        hasher = blake3()
         with self._translated(path):
             target.parent.mkdir(parents=True, exist_ok=True)
-            _write_exclusively(target, data)
-        return FileRecord(path, len(data), blake3(data).hexdigest())
+            size_bytes = _write_exclusively(target, pieces, hasher.update)
+        return FileRecord(path, size_bytes, hasher.hexdigest())
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """
@@ -124,7 +125,7 @@ class PosixFiles:
         with self._translated(path):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                _write_exclusively(temporary, data)
+                _write_exclusively(temporary, [data])
                 won = _link(temporary, target)
                 _sync_folder(target.parent)
             finally:
@@ -219,15 +220,23 @@ def read_checked(files: Files, record: FileRecord) -> bytes:
     return data
 
 
-def _write_exclusively(path: Path, data: bytes) -> None:
+def _write_exclusively(
+    path: Path, pieces: Iterable[bytes], hear: Callable[[bytes], object] = len
+) -> int:
+    """Write a new file and fsync it; `hear` is given every piece. Returns the length."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+    size_bytes = 0
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        for piece in pieces:
+            hear(piece)
+            size_bytes += len(piece)
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(descriptor, view) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    return size_bytes
 
 
 def _link(source: Path, target: Path) -> bool:

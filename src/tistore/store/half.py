@@ -67,19 +67,19 @@ def to_half(values: ArrayLike, layers: tuple[int, ...], label: str) -> HalfArray
         NonFiniteError: A layer holds NaN or infinity.
     """
     array = as_array(values, label)
+    wide = array.astype(np.float64 if array.dtype.itemsize > 4 else np.float32)
+    largest = np.maximum(wide.max(axis=(0, 2), initial=0.0), -wide.min(axis=(0, 2), initial=0.0))
     exponents = np.zeros(len(layers), dtype=np.int64)
-    half = np.empty(array.shape, dtype=np.float16)
-    n_underflow = 0
     for place, layer in enumerate(layers):
-        wide = array[:, place].astype(np.float64 if array.dtype.itemsize > 4 else np.float32)
-        largest = float(np.abs(wide).max(initial=0.0))
-        if not np.isfinite(largest):
-            raise NonFiniteError(_describe_nonfinite(wide, layer, label))
-        if largest >= _ROUNDS_TO_INFINITY:
-            exponents[place] = fitting_exponent(largest)
-            wide = np.ldexp(wide, -int(exponents[place]))
-        half[:, place] = wide
-        n_underflow += int(np.count_nonzero((half[:, place] == 0) & (wide != 0)))
+        if not np.isfinite(largest[place]):
+            raise NonFiniteError(_describe_nonfinite(wide[:, place], layer, label))
+        if largest[place] >= _ROUNDS_TO_INFINITY:
+            exponents[place] = fitting_exponent(float(largest[place]))
+    if exponents.any():
+        wide = np.ldexp(wide, -exponents[None, :, None].astype(np.int32))
+    half = wide.astype(np.float16)
+    is_zero = (half.view(np.uint16) << 1) == 0  # of either sign
+    n_underflow = int(np.count_nonzero(wide[is_zero])) if is_zero.any() else 0
     return HalfArray(half, exponents, n_underflow)
 
 

@@ -16,6 +16,7 @@ from tistore.store.arrays import ArrayReader
 from tistore.store.files import FileRecord, Files, read_checked
 from tistore.store.layout import array_folder, mean_array, norm_array
 from tistore.store.segment_writer import list_files
+from tistore.store.shards import METADATA
 from tistore.store.tables import decode_table
 
 SegmentTable = Literal["tokens", "responses", "clauses"]
@@ -110,7 +111,7 @@ class Segment:
         entry = self._entry["arrays"][array]
         for file in entry["files"]:
             record = FileRecord.from_json(file)
-            if record.path.endswith("zarr.json"):
+            if record.path.endswith(METADATA):
                 # A flipped byte in the metadata could reinterpret every value without a sound;
                 # the chunks carry checksums of their own.
                 read_checked(self._files, record)

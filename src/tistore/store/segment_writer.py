@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 
 from tistore.schemas.site import Component
 from tistore.schemas.tables import CLAUSES, LOG_TABLES, RESPONSES, SEGMENT_TABLES, TOKENS
-from tistore.store.arrays import encode_array
 from tistore.store.files import FileRecord, Files
 from tistore.store.half import rescale
 from tistore.store.layout import (
@@ -22,9 +22,8 @@ from tistore.store.layout import (
     table_path,
 )
 from tistore.store.reading import Reading
+from tistore.store.shards import METADATA, ArraySource, encode_metadata, encode_shard
 from tistore.store.tables import build_table, encode_table
-
-_BLOCK_ROWS = 1024
 
 
 def write_segment(files: Files, segment: str, readings: Sequence[Reading]) -> dict[str, Any]:
@@ -71,7 +70,7 @@ def list_files(entry: Mapping[str, Any]) -> list[FileRecord]:
 
 
 def _write_encoded(files: Files, segment: str, name: str, table: pa.Table) -> dict[str, Any]:
-    record = files.write_new(table_path(segment, name), encode_table(table))
+    record = files.write_new(table_path(segment, name), [encode_table(table)])
     return {**record.to_json(), "rows": table.num_rows}
 
 
@@ -84,77 +83,81 @@ def _write_component(
 ) -> dict[str, Any]:
     halves = [reading.halves[component] for reading in readings]
     exponents = np.max([half.exponents for half in halves], axis=0)
-    first = halves[0].values
-    values = np.empty((int(starts[-1]), *first.shape[1:]), dtype=np.float16)
-    for half, start in zip(halves, starts, strict=False):
-        values[start : start + len(half.values)] = rescale(half.values, exponents - half.exponents)
-    layers = list(readings[0].settings.layers)
-    common = {"layers": layers, "component": component}
+    values = [rescale(half.values, exponents - half.exponents) for half in halves]
     scale = np.ldexp(1.0, exponents)
-    audited = [_audited_rows(reading) for reading in readings]
-    written = {
-        component: (
-            values,
-            ("token", "layer", "hidden"),
-            {**common, "exponents": exponents.tolist(), "row_convention": "at-token"},
+    norms = np.concatenate([_norms(rows, scale) for rows in values])
+    means = np.stack(
+        [
+            _mean(rows[reading.tokens.is_response[reading.first_position :]], scale)
+            for rows, reading in zip(values, readings, strict=True)
+        ]
+    )
+    common = {"layers": list(readings[0].settings.layers), "component": component}
+    sources = {
+        component: ArraySource(
+            shape=(int(starts[-1]), *values[0].shape[1:]),
+            dtype=np.dtype(np.float16),
+            read=partial(_gather, values, starts),
+            dimension_names=("token", "layer", "hidden"),
+            attributes={
+                **common,
+                "exponents": exponents.tolist(),
+                "row_convention": "at-token",
+            },
         ),
-        norm_array(component): (_norms(values, scale), ("token", "layer"), common),
-        mean_array(component): (
-            _means(values, starts, audited, scale),
-            ("response", "layer", "hidden"),
-            common,
-        ),
+        norm_array(component): _in_memory(norms, ("token", "layer"), common),
+        mean_array(component): _in_memory(means, ("response", "layer", "hidden"), common),
     }
-    return {
-        name: _write_array(files, segment, name, array, dimensions, attributes)
-        for name, (array, dimensions, attributes) in written.items()
-    }
+    return {name: _write_array(files, segment, name, source) for name, source in sources.items()}
 
 
-def _write_array(
-    files: Files,
-    segment: str,
-    name: str,
-    values: NDArray[Any],
-    dimensions: Sequence[str],
-    attributes: Mapping[str, Any],
-) -> dict[str, Any]:
-    folder = array_folder(segment, name)
-    records = [
-        files.write_new(f"{folder}/{path}", data)
-        for path, data in encode_array(values, dimensions, dict(attributes)).items()
+def _in_memory(
+    values: NDArray[Any], dimension_names: Sequence[str], attributes: Mapping[str, Any]
+) -> ArraySource:
+    def read(start: int, stop: int, layer: int) -> NDArray[Any]:
+        return values[start:stop, layer]
+
+    return ArraySource(values.shape, values.dtype, read, dimension_names, attributes)
+
+
+def _gather(
+    values: Sequence[NDArray[np.float16]],
+    starts: NDArray[np.int64],
+    start: int,
+    stop: int,
+    layer: int,
+) -> NDArray[np.float16]:
+    """Join rows of one layer across the readings they belong to."""
+    first = int(np.searchsorted(starts, start, side="right")) - 1
+    last = int(np.searchsorted(starts, stop, side="left"))
+    parts = [
+        values[at][max(0, start - starts[at]) : stop - starts[at], layer]
+        for at in range(first, last)
     ]
-    entry = {"shape": list(values.shape), "files": [record.to_json() for record in records]}
-    if "exponents" in attributes:
-        entry["exponents"] = attributes["exponents"]
+    return np.concatenate(parts)
+
+
+def _write_array(files: Files, segment: str, name: str, source: ArraySource) -> dict[str, Any]:
+    folder = array_folder(segment, name)
+    records = [files.write_new(f"{folder}/{METADATA}", [encode_metadata(source)])]
+    if source.shard_name is not None:
+        records.append(files.write_new(f"{folder}/{source.shard_name}", encode_shard(source)))
+    entry = {"shape": list(source.shape), "files": [record.to_json() for record in records]}
+    if "exponents" in source.attributes:
+        entry["exponents"] = source.attributes["exponents"]
     return entry
 
 
-def _audited_rows(reading: Reading) -> NDArray[np.bool_]:
-    return reading.tokens.is_response[reading.first_position :]
-
-
 def _norms(values: NDArray[np.float16], scale: NDArray[np.float64]) -> NDArray[np.float32]:
-    norms = np.empty(values.shape[:2], dtype=np.float32)
-    for start in range(0, len(values), _BLOCK_ROWS):
-        block = values[start : start + _BLOCK_ROWS].astype(np.float32)
-        norms[start : start + _BLOCK_ROWS] = np.sqrt(np.einsum("rlh,rlh->rl", block, block))
-    return np.asarray(norms * scale[None, :], dtype=np.float32)
+    wide = values.astype(np.float32)
+    return np.asarray(np.sqrt(np.einsum("rlh,rlh->rl", wide, wide)) * scale, dtype=np.float32)
 
 
-def _means(
-    values: NDArray[np.float16],
-    starts: NDArray[np.int64],
-    audited: Sequence[NDArray[np.bool_]],
-    scale: NDArray[np.float64],
-) -> NDArray[np.float32]:
-    """Mean over each reading's audited rows, summed in float64; NaN where it has none."""
-    means = np.full((len(audited), *values.shape[1:]), np.nan, dtype=np.float32)
-    for index, mask in enumerate(audited):
-        rows = values[starts[index] : starts[index + 1]][mask]
-        if len(rows):
-            means[index] = rows.mean(axis=0, dtype=np.float64) * scale[:, None]
-    return means
+def _mean(rows: NDArray[np.float16], scale: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Mean of a reading's audited rows, summed in float64; NaN where it has none."""
+    if not len(rows):
+        return np.full(rows.shape[1:], np.nan, dtype=np.float32)
+    return np.asarray(rows.mean(axis=0, dtype=np.float64) * scale[:, None], dtype=np.float32)
 
 
 def _write_tables(

@@ -1,0 +1,146 @@
+"""
+Writing the arrays of a segment: sharded Zarr v3, encoded chunk by chunk as it is written.
+
+An array is one shard file. Its inner chunks hold one layer of some hundreds of tokens, with all
+of hidden, so that one layer is read alone; a layer's chunks lie together. Each chunk carries a
+crc32c, checked whenever it is decoded.
+
+Source:
+    Zarr v3 core, and its sharding_indexed, blosc and crc32c codecs: https://zarr-specs.readthedocs.io.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numcodecs import blosc
+from numpy.typing import NDArray
+
+METADATA = "zarr.json"
+
+_CHUNK_BYTES = 1 << 20
+_MIN_CHUNK_ROWS, _MAX_CHUNK_ROWS = 64, 512
+_COMPRESSOR, _LEVEL = "lz4", 5
+
+ReadRows = Callable[[int, int, int], NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArraySource:
+    """
+    An array to be written, which need never be in memory whole.
+
+    Attributes:
+        shape: Rows, layers, and hidden where it has that axis.
+        dtype: Of its values.
+        read: Gives rows `start` to `stop` of the layer at a place on the layer axis.
+        dimension_names: One name an axis.
+        attributes: User attributes, JSON-like.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: ReadRows
+    dimension_names: Sequence[str]
+    attributes: Mapping[str, Any]
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """Shape of an inner chunk: about 1 MB of one layer."""
+        row_bytes = int(np.prod(self.shape[2:], dtype=np.int64)) * self.dtype.itemsize
+        rows = min(max(_CHUNK_BYTES // row_bytes, _MIN_CHUNK_ROWS), _MAX_CHUNK_ROWS)
+        if len(self.shape) == 2:
+            # One number a row: a chunk of 512 would be smaller than its own bookkeeping.
+            rows = _CHUNK_BYTES // row_bytes
+        return (max(1, min(rows, self.shape[0])), 1, *self.shape[2:])
+
+    @property
+    def chunk_rows(self) -> int:
+        """How many chunks follow each other on the row axis; at least one."""
+        return max(1, -(-self.shape[0] // self.chunk_shape[0]))
+
+    @property
+    def shard_name(self) -> str | None:
+        """Name of the one shard file in the array's folder; None for an array without rows."""
+        return "/".join(["c", *"0" * len(self.shape)]) if self.shape[0] else None
+
+
+def encode_metadata(source: ArraySource) -> bytes:
+    """Encode an array's `zarr.json`."""
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    compressor = {
+        "cname": _COMPRESSOR,
+        "clevel": _LEVEL,
+        "shuffle": "bitshuffle",
+        "typesize": source.dtype.itemsize,
+        "blocksize": 0,
+    }
+    checksum = {"name": "crc32c"}
+    sharding = {
+        "chunk_shape": source.chunk_shape,
+        "codecs": [little, {"name": "blosc", "configuration": compressor}, checksum],
+        "index_codecs": [little, checksum],
+        "index_location": "end",
+    }
+    shard_shape = (source.chunk_rows * source.chunk_shape[0], *source.shape[1:])
+    content = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": source.shape,
+        "data_type": source.dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard_shape}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": "NaN",
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "attributes": dict(source.attributes),
+        "dimension_names": list(source.dimension_names),
+    }
+    return json.dumps(content, indent=1).encode()
+
+
+def encode_shard(source: ArraySource) -> Iterator[bytes]:
+    """
+    Encode an array as its shard, piece by piece: every chunk, then the index.
+
+    Chunks are compressed side by side; only a few are in memory at a time.
+    """
+    n_rows, n_layers = source.chunk_rows, source.shape[1]
+    places = [(row, layer) for layer in range(n_layers) for row in range(n_rows)]
+    index = np.empty((n_rows, n_layers, 2), dtype="<u8")
+    offset = 0
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as threads:
+        for first in range(0, len(places), 2 * workers):
+            window = places[first : first + 2 * workers]
+            encoded = threads.map(lambda place: _encode_chunk(source, *place), window)
+            for place, chunk in zip(window, encoded, strict=True):
+                index[place] = offset, len(chunk)
+                offset += len(chunk)
+                yield chunk
+    yield _with_checksum(index.tobytes())
+
+
+def _encode_chunk(source: ArraySource, row: int, layer: int) -> bytes:
+    shape = source.chunk_shape
+    start = row * shape[0]
+    values = source.read(start, min(start + shape[0], source.shape[0]), layer)
+    if len(values) < shape[0]:
+        filled = np.full((shape[0], *values.shape[1:]), np.nan, dtype=source.dtype)
+        filled[: len(values)] = values
+        values = filled
+    contiguous = np.ascontiguousarray(values)
+    return _with_checksum(
+        blosc.compress(contiguous, _COMPRESSOR.encode(), _LEVEL, blosc.BITSHUFFLE, 0)
+    )
+
+
+def _with_checksum(data: bytes) -> bytes:
+    return data + struct.pack("<I", google_crc32c.value(data))
