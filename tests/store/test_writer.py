@@ -282,9 +282,11 @@ def test_racing_writers_lose_nothing_and_commit_no_key_twice(store):
 
 
 def test_a_contested_key_with_other_content_fails_in_the_second_writer(store):
+    """And takes nothing else with it: the rest of what waited is committed."""
     first, second = BaseStore.open(store.path), BaseStore.open(store.path)
     slow = second.writer()
     slow.add(**make_reading(activations={"residual": np.ones((5, 2, HIDDEN))}))
+    slow.add(**make_reading(1))
     with first.writer() as writer:
         writer.add(**make_reading())
 
@@ -292,7 +294,9 @@ def test_a_contested_key_with_other_content_fails_in_the_second_writer(store):
         slow.commit()
 
     store.refresh()
-    assert store.info().readings == 1
+    assert store.info().prompt_sets == {"audit/discovery": 2}
+    assert slow.pending_readings == 0
+    assert store.verify().uncommitted_segments == ()
 
 
 def test_a_reader_stays_on_its_snapshot(filled):

@@ -206,9 +206,11 @@ class Writer:
 
         Raises:
             NoRoomError: The disk is full; what waits is kept, and can be committed again.
-            KeyConflictError: Another writer has committed one of the keys with other content.
+            KeyConflictError: Another writer has committed one of the keys with other content;
+                all the rest is committed, and what contradicts it is dropped.
         """
         self._require_open()
+        conflicts: list[KeyConflictError] = []
         while self._readings or any(self._rows.values()):
             self._check_room()
             commit = self._try_commit(uuid.uuid4().hex)
@@ -217,8 +219,10 @@ class Writer:
                 break
             # Another writer took the number, and its keys may be ours: what is still new is
             # written again.
-            self._drop_committed(self._read_snapshot())
+            conflicts += self._drop_committed(self._read_snapshot())
         self._waiting_since = None
+        if conflicts:
+            raise conflicts[0]
         return self._snapshot.number
 
     def close(self) -> None:
@@ -351,17 +355,28 @@ class Writer:
         for rows in self._rows.values():
             rows.clear()
 
-    def _drop_committed(self, snapshot: Snapshot) -> None:
-        """Forget what another writer has committed in the meantime."""
+    def _drop_committed(self, snapshot: Snapshot) -> list[KeyConflictError]:
+        """Forget what another writer has committed in the meantime; tell what contradicts it."""
         self._snapshot = snapshot
-        self._readings = {
-            key: reading for key, reading in self._readings.items() if self._is_new(reading, {})
-        }
-        self.pending_bytes = sum(reading.size_bytes for reading in self._readings.values())
-        self._rows = {
-            table: self._new_rows(table, rows.values(), waiting={})
-            for table, rows in self._rows.items()
-        }
+        conflicts: list[KeyConflictError] = []
+        readings = {}
+        for key, reading in self._readings.items():
+            try:
+                if self._is_new(reading, {}):
+                    readings[key] = reading
+            except KeyConflictError as error:
+                conflicts.append(error)
+        self._readings = readings
+        self.pending_bytes = sum(reading.size_bytes for reading in readings.values())
+        for table, rows in self._rows.items():
+            new: dict[str, Row] = {}
+            for row in rows.values():
+                try:
+                    new |= self._new_rows(table, [row], waiting={})
+                except KeyConflictError as error:
+                    conflicts.append(error)
+            self._rows[table] = new
+        return conflicts
 
     def _commit_if_due(self) -> None:
         waited = time.monotonic() - self._waiting_since if self._waiting_since else 0.0
