@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tistore.capture.config import parse_config
+from tistore.capture.config import (
+    BaseConfig,
+    CaptureConfig,
+    GenerationConfig,
+    OrganismConfig,
+    PromptSetConfig,
+    parse_config,
+)
 from tistore.cli.main import app
 from tistore.cli.vectors import app as vectors
 
@@ -42,3 +49,11 @@ def test_links_in_the_readme_lead_somewhere():
     root = Path(__file__).parents[1]
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (root / target).exists(), target
+
+
+def test_every_config_key_is_documented():
+    text = (Path(__file__).parents[1] / "docs" / "inputs.md").read_text()
+    records = (BaseConfig, OrganismConfig, PromptSetConfig, CaptureConfig, GenerationConfig)
+    for record in records:
+        for key in record.model_fields:
+            assert f"`{key}`" in text, f"{record.__name__}.{key}"
