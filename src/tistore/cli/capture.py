@@ -70,6 +70,8 @@ def ingest(
         opened = tistore.create(store)
         say(f"made a store at {store}")
     report = ingest_run(opened, run, progress=show_progress())
+    if not report.readings:
+        say(f"nothing was left to do: {report.skipped} readings are stored")
     print_record(asdict(report), choose(format, as_json))
 
 
