@@ -16,6 +16,7 @@ from tistore.errors import (
     NoRoomError,
     SiteNotFoundError,
 )
+from tistore.store.writer import SPARE_BYTES
 
 
 def test_a_plan_counts_responses_readings_and_bytes(configure):
@@ -97,10 +98,12 @@ def test_an_adapter_without_its_config_is_found_before_the_run(configure, workpl
 
 
 def test_check_room_names_need_and_have():
-    check_room(10, 10)
+    check_room(10, 10 + SPARE_BYTES)
     check_room(10, None)
+    with pytest.raises(NoRoomError):
+        check_room(10, 9 + SPARE_BYTES)
 
-    with pytest.raises(NoRoomError, match=r"2.00 GB, and 1.00 GB are free") as caught:
+    with pytest.raises(NoRoomError, match=r"2.07 GB, and 1.00 GB are free") as caught:
         check_room(2 * 10**9, 10**9)
 
     assert caught.value.exit_code == 5

@@ -17,6 +17,7 @@ from tistore.capture.layers import select_layers
 from tistore.capture.workload import Question, encode_questions, read_selections
 from tistore.errors import NoRoomError
 from tistore.schemas.response import CaptureSettings
+from tistore.store.writer import SPARE_BYTES
 
 FLOAT16_BYTES = 2
 SEGMENT_BYTES = 256 * 1024 * 1024
@@ -152,9 +153,13 @@ def check_room(needed_bytes: int, free_bytes: int | None) -> None:
     """
     Refuse a run that would fill the disk.
 
+    The writer keeps some room free; a run that would meet that limit is refused here, before
+    anything is generated in vain.
+
     Raises:
         NoRoomError: Less is free than needed; both are named.
     """
+    needed_bytes += SPARE_BYTES
     if free_bytes is not None and needed_bytes > free_bytes:
         raise NoRoomError(
             f"the run needs about {needed_bytes / 1e9:.2f} GB, and {free_bytes / 1e9:.2f} GB "

@@ -20,7 +20,7 @@ app = typer.Typer(help="List, add and extract vectors.", no_args_is_help=True)
 
 TraitFolders = Annotated[
     list[Path],
-    typer.Argument(metavar="TRAIT...", help="Folders of positive and negative scenarios."),
+    typer.Argument(metavar="TRAIT...", help="Trait folders, or folders of them."),
 ]
 
 
@@ -76,12 +76,14 @@ def extract(
     silence_libraries()
     from tistore.capture.config import read_config
     from tistore.capture.scenarios import read_scenarios
-    from tistore.datasets.scenarios import read_trait
+    from tistore.datasets.scenarios import list_traits, read_trait
     from tistore.vectors.extract import extract_vectors
     from tistore.vectors.position import Position
 
     Position.parse(position)
-    run, read = read_config(config), [read_trait(folder) for folder in traits]
+    run = read_config(config)
+    folders = [found for folder in traits for found in list_traits(folder) or [folder]]
+    read = [read_trait(folder) for folder in folders]
     opened = tistore.open(store)
     say(f"read {read_scenarios(opened, run, read)} new scenarios")
     fitted = [

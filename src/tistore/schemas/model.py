@@ -49,11 +49,6 @@ class Model:
         """Hash of every field: 32 hex digits."""
         return digest(asdict(self))
 
-    @property
-    def is_bare(self) -> bool:
-        """Whether nothing but the name is known."""
-        return all(getattr(self, f.name) is None for f in fields(self) if f.name != "name")
-
     def to_row(self) -> dict[str, Any]:
         """Lay the model out as a row of the `models` table."""
         return {**asdict(self), "fingerprint": self.fingerprint}
