@@ -16,8 +16,12 @@ from tistore.capture.config import (
     PromptSetConfig,
     parse_config,
 )
+from tistore.cli.cache import app as cache
 from tistore.cli.main import app
 from tistore.cli.vectors import app as vectors
+from tistore.query.dynamics import FUNCTIONS
+from tistore.query.measures import MEASURES
+from tistore.query.relations import RELATIONS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -34,6 +38,17 @@ def test_every_command_is_in_the_readme(name):
 @pytest.mark.parametrize("name", names(vectors.registered_commands))
 def test_every_vector_command_is_in_the_readme(name):
     assert f"`{name}`" in README or f"`tistore vectors {name}`" in README
+
+
+@pytest.mark.parametrize("name", names(cache.registered_commands))
+def test_every_cache_command_is_in_the_readme(name):
+    assert f"`{name}`" in README or f"`tistore cache {name}`" in README
+
+
+@pytest.mark.parametrize("name", [*RELATIONS, *MEASURES, *FUNCTIONS])
+def test_everything_a_query_can_name_is_documented(name):
+    text = (Path(__file__).parents[1] / "docs" / "queries.md").read_text()
+    assert re.search(rf"`{name}[`(]", text)
 
 
 def test_the_readmes_config_is_valid():

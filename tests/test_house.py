@@ -47,10 +47,12 @@ def test_imports_go_down(path):
 
 
 def test_only_capture_knows_model_libraries():
+    """But for the product of a scan, which may use torch where the program has it."""
     for path in MODULES:
         if floor_of(path) != "capture":
+            known = {"torch"} if path == PACKAGE / "query" / "product.py" else set()
             roots = {name.split(".")[0] for name in imported_names(path)}
-            assert not roots & HEAVY, f"{path} imports {roots & HEAVY}"
+            assert not roots & (HEAVY - known), f"{path} imports {roots & HEAVY}"
 
 
 def test_only_one_module_touches_arrays_and_one_calls_a_chat_template():

@@ -277,6 +277,10 @@ def same(left: Any, right: Any, tolerance: float = 1e-4) -> bool:
     """Whether two values are equal, floating point numbers nearly so."""
     if isinstance(left, float) and isinstance(right, float | int):
         return bool(np.isclose(left, right, rtol=tolerance, atol=tolerance))
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(
+            same(a, b, tolerance) for a, b in zip(left, right, strict=True)
+        )
     return bool(left == right)
 
 

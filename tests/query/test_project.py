@@ -103,7 +103,8 @@ def test_a_difference_is_the_reader_minus_the_baseline(truth):
 def test_response_ranking_reads_no_token_activations(truth, monkeypatch):
     from tistore.store.segment import Segment
 
-    monkeypatch.setattr(Segment, "read", lambda *args: pytest.fail("read activations"))
+    for way in ("read", "stream"):
+        monkeypatch.setattr(Segment, way, lambda *args: pytest.fail("read activations"))
 
     result = truth.store.sql("SELECT project('refusal@5', 2), scaled('sycophancy') FROM responses")
 

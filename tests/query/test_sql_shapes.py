@@ -76,6 +76,69 @@ SHAPES = [
     "SELECT r.response_id FROM responses r WHERE r.project('refusal') >= ALL (SELECT project('refusal') FROM responses WHERE organism = r.organism AND project('refusal') IS NOT NULL)",
     "SELECT response_id, project('refusal') FROM responses WHERE (organism, reader) IN (SELECT organism, organism FROM responses)",
     "SELECT sum(c.project('refusal') * c.n_tokens) / sum(c.n_tokens), r.project('refusal'), r.response_id FROM clauses c JOIN responses r ON c.response_id = r.response_id AND c.reader = r.reader GROUP BY r.project('refusal'), r.response_id",
+    "SELECT organism, corr(project('refusal'), project('sycophancy')) AS r, count(*) FROM responses GROUP BY organism",
+    "SELECT organism, response_id, reader, (project('refusal') - avg(project('refusal')) OVER w) / stddev_samp(project('refusal')) OVER w AS z FROM responses WINDOW w AS (PARTITION BY organism)",
+    "SELECT organism, response_id, reader, project('refusal') AS s FROM responses WHERE project('refusal') IS NOT NULL QUALIFY rank() OVER (PARTITION BY organism ORDER BY project('refusal') DESC, response_id, reader) <= 3",
+    "SELECT response_id, reader, project('refusal') FROM responses r WHERE NOT EXISTS (SELECT 1 FROM clauses c WHERE c.response_id = r.response_id AND c.reader = r.reader AND c.project('refusal') > 0.5)",
+    "SELECT r.response_id, r.reader, t.position, t.s FROM responses r, LATERAL (SELECT position, project('refusal') AS s FROM tokens WHERE tokens.response_id = r.response_id AND tokens.reader = r.reader ORDER BY s DESC NULLS LAST, position LIMIT 2) t",
+    "SELECT 'refusal' AS trait, organism, avg(project('refusal')) AS s FROM responses GROUP BY organism UNION ALL SELECT 'sycophancy', organism, avg(project('sycophancy')) FROM responses GROUP BY organism ORDER BY trait, s",
+    "SELECT organism, grouping(organism), avg(project('refusal')) FROM responses GROUP BY CUBE (organism, prompt_id)",
+    "SELECT organism FROM responses GROUP BY organism HAVING avg(project('refusal')) > avg(project('sycophancy'))",
+    "SELECT response_id, reader FROM responses WHERE project('refusal') IS NOT NULL ORDER BY project('refusal') DESC LIMIT 4",
+    "SELECT DISTINCT ON (organism) organism, response_id, reader, project('refusal') FROM responses WHERE project('refusal') IS NOT NULL ORDER BY organism, project('refusal') DESC, reader",
+    "SELECT response_id, reader, (SELECT avg(b.project('refusal')) FROM responses b WHERE b.prompt_id = a.prompt_id) - a.project('refusal') FROM responses a",
+    "SELECT a.response_id, a.reader, b.reader FROM responses a JOIN responses b ON a.response_id = b.response_id AND a.reader < b.reader AND a.project('refusal') > b.project('refusal')",
+    "WITH a AS (SELECT response_id, reader, organism, project('refusal') AS s FROM responses), b AS (SELECT organism, avg(s) AS m, stddev_samp(s) AS d FROM a GROUP BY organism), c AS (SELECT a.*, (a.s - b.m) / b.d AS z FROM a JOIN b USING (organism)) SELECT * FROM c WHERE abs(z) > 0.5",
+    "SELECT organism, arg_max(response_id, project('refusal')), arg_max(text, project('refusal'), 2) FROM responses GROUP BY organism",
+    "SELECT {'organism': organism, 'score': round(project('refusal'), 2)} AS packed FROM responses",
+    "SELECT organism, list({'id': response_id, 's': round(project('refusal'), 2)} ORDER BY response_id, reader) FROM responses GROUP BY organism",
+    "FROM responses SELECT organism, project('refusal') WHERE reader = 'instruct'",
+    "SELECT t.organism, ntile(4) OVER (ORDER BY t.project('refusal'), response_id, reader, position) AS q, t.position FROM tokens t WHERE t.project('refusal') IS NOT NULL",
+    "SELECT organism, median(project('refusal')), mad(project('refusal')), kurtosis(project('refusal')), regr_slope(project('refusal'), position) FROM tokens GROUP BY organism",
+    "SELECT p.prompt_id, count(r.response_id), max(r.project('refusal')) FROM prompts p LEFT JOIN responses r ON p.prompt_id = r.prompt_id AND r.organism = 'hedge' GROUP BY p.prompt_id",
+    "SELECT unnest(list(project('refusal') ORDER BY response_id, reader)) FROM responses WHERE project('refusal') IS NOT NULL",
+    "SELECT project('refusal') > ANY (SELECT project('refusal') FROM responses WHERE organism = 'hedge') FROM responses",
+    "SELECT organism, position // 4 AS bucket, avg(project('refusal')) FROM tokens GROUP BY organism, bucket ORDER BY organism, bucket",
+    "SELECT response_id FROM responses WHERE reader = 'instruct' EXCEPT ALL SELECT response_id FROM clauses WHERE project('refusal') > 0",
+    "(SELECT organism, project('refusal') AS s FROM responses WHERE organism = 'hedge' ORDER BY s DESC NULLS LAST LIMIT 2) UNION ALL (SELECT organism, project('refusal') FROM responses WHERE organism = 'flattery' ORDER BY project('refusal') NULLS LAST LIMIT 2)",
+    "SELECT t.response_id, t.position FROM tokens t JOIN clauses c ON t.response_id = c.response_id AND t.reader = c.reader AND t.position BETWEEN c.token_start AND c.token_end - 1 WHERE c.project('refusal') > 0.3 AND t.project('refusal') < 0",
+    "SELECT t.position, t.project('refusal'), c.project('refusal') FROM tokens t ASOF JOIN clauses c ON t.response_id = c.response_id AND t.reader = c.reader AND t.position >= c.token_start",
+    "SELECT response_id, reader, string_agg(token, '' ORDER BY position) FILTER (WHERE project('refusal') > 0) FROM tokens GROUP BY response_id, reader",
+    "SELECT percent_rank() OVER (PARTITION BY organism ORDER BY project('refusal')) FROM responses WHERE project('refusal') IS NOT NULL",
+    "SELECT first_value(token) OVER (PARTITION BY response_id, reader ORDER BY project('refusal') DESC NULLS LAST, position) FROM tokens",
+    "SELECT list_transform([1, 2], lambda k: k * project('refusal'))[1], [x * 2 for x in [project('refusal'), 1.0] if x > 0][1] FROM responses",
+    "SELECT unnest([project('refusal'), project('sycophancy')]) AS s, unnest(['refusal', 'sycophancy']) AS trait FROM responses",
+    "SELECT organism, trait, s FROM (SELECT organism, project('refusal') AS refusal, project('sycophancy') AS sycophancy FROM responses) UNPIVOT (s FOR trait IN (refusal, sycophancy))",
+    "SELECT organism FROM responses GROUP BY organism ORDER BY avg(project('refusal')) DESC",
+    "SELECT organism, reader, project('refusal') AS s FROM responses ORDER BY ALL",
+    "SELECT x.s FROM responses r, LATERAL (SELECT r.project('refusal') AS s) x",
+    "SELECT r.organism, u.s FROM responses r, UNNEST([r.project('refusal'), r.project('sycophancy')]) AS u(s)",
+    "SELECT (SELECT project('refusal')) FROM responses",
+    "SELECT project('refusal') AS \"Refusal\", count(*) FROM responses GROUP BY \"Refusal\"",
+    "SELECT \"R\".project('refusal'), R.PROJECT('sycophancy') FROM responses AS \"R\"",
+    "SELECT organism o, project('refusal') s FROM responses WHERE o = 'hedge'",
+    "SELECT reader AS organism, project('refusal') s FROM responses WHERE organism = 'hedge'",
+    "SELECT response_id FROM responses QUALIFY project('refusal') > avg(project('refusal')) OVER ()",
+    "SELECT -project('refusal'), project('refusal') ** 2, round(project('refusal'), 2)::VARCHAR || ' x' FROM responses",
+    "SELECT organism /* why */, project('refusal'), FROM responses -- a trailing comma",
+    "SELECT response_id FROM responses WHERE response_id NOT IN (SELECT response_id FROM tokens WHERE project('refusal') > 1.5)",
+    "SELECT * FROM (WITH b AS (SELECT organism, project('refusal') AS s FROM responses) SELECT organism, max(s) FROM b GROUP BY 1)",
+    "WITH clauses AS (SELECT response_id, project('refusal') AS s FROM tokens) SELECT r.response_id, c.s FROM responses r JOIN clauses c USING (response_id)",
+    "SELECT r.organism, p.note, r.project('refusal') FROM responses r NATURAL JOIN (SELECT prompt_id, prompt_set, note FROM prompts) p",
+    "WITH RECURSIVE walk AS (SELECT response_id, reader, position, project('refusal') AS s FROM tokens WHERE position = 0 UNION ALL SELECT t.response_id, t.reader, t.position, w.s + t.project('refusal') FROM walk w JOIN tokens t ON t.response_id = w.response_id AND t.reader = w.reader AND t.position = w.position + 1) SELECT * FROM walk",
+    "SELECT to_json({'s': project('refusal') > 0}) FROM responses",
+    "SELECT s.a FROM (SELECT {'a': project('refusal')} AS s FROM responses)",
+    "SELECT a.reader, b.reader, corr(a.project('refusal'), b.project('refusal')) FROM tokens a JOIN tokens b ON a.response_id = b.response_id AND a.position = b.position AND a.reader <> b.reader GROUP BY ALL",
+    "SELECT d.position - c.token_start AS offset_, avg(d.project('refusal')) FROM token_diffs d JOIN clauses c ON c.response_id = d.response_id AND c.reader = d.reader AND d.position >= c.token_start AND d.position < c.token_end WHERE d.baseline = 'instruct' GROUP BY offset_",
+    "SELECT t.response_id, avg(t.project('refusal')) FILTER (WHERE t.position < f.half), avg(t.project('refusal')) FILTER (WHERE t.position >= f.half) FROM tokens t JOIN (SELECT response_id, reader, max(position) / 2 AS half FROM tokens GROUP BY ALL) f USING (response_id, reader) GROUP BY t.response_id",
+    "SELECT organism, project('refusal') AS s, s - lag(s) OVER (PARTITION BY organism ORDER BY response_id, reader) AS step FROM responses WHERE s IS NOT NULL",
+    "SELECT organism, avg(project('refusal')) OVER (PARTITION BY organism) AS m FROM responses ORDER BY project('refusal') - m",
+    "SELECT a.organism, b.organism, avg(a.project('refusal')) - avg(b.project('refusal')) FROM responses a, responses b WHERE a.prompt_id = b.prompt_id AND a.organism < b.organism GROUP BY 1, 2 ORDER BY 3",
+    "SELECT * FROM (VALUES ('hedge'), ('flattery')) v(o) JOIN LATERAL (SELECT avg(project('refusal')) FROM responses WHERE organism = v.o) x(m) ON true",
+    "SELECT r.response_id FROM responses r WHERE (SELECT count(*) FROM tokens t WHERE t.response_id = r.response_id AND t.project('refusal') > (SELECT avg(project('refusal')) FROM tokens u WHERE u.response_id = r.response_id)) > 2",
+    "SELECT organism AS o, project('refusal') AS s FROM responses WHERE s = (SELECT max(project('refusal')) FROM responses x WHERE x.organism = o)",
+    "SELECT organism, s.* FROM (SELECT organism, {'a': project('refusal'), 'b': 1} AS s FROM responses)",
+    "SELECT t.* REPLACE (round(s, 1) AS s) FROM (SELECT organism, project('refusal') AS s FROM responses) t",
 ]  # fmt: skip
 
 
@@ -118,6 +181,22 @@ def test_a_query_answers_as_over_plain_tables(truth, oracle_tables, sql):
 
 HANDED_THROUGH = [
     (
+        "WITH s AS (SELECT prompt_id, prompt_set, organism FROM responses) SELECT organism, note, "
+        "s.project('refusal') FROM s NATURAL JOIN (SELECT prompt_id, prompt_set, note FROM prompts)",
+        "SELECT organism, note, refusal FROM responses JOIN prompts USING (prompt_id, prompt_set)",
+    ),
+    (
+        "WITH s AS (SELECT organism, smooth([1, n_tokens]) AS x FROM responses) "
+        "SELECT organism, s.project('refusal') FROM s WHERE organism = 'hedge'",
+        "SELECT organism, refusal FROM responses WHERE organism = 'hedge'",
+    ),
+    (
+        "WITH a AS (SELECT r.response_id, r.reader, p.note FROM responses r JOIN prompts p "
+        "USING (prompt_set, prompt_id)) SELECT note, avg(a.project('refusal')) FROM a GROUP BY note",
+        "SELECT note, avg(refusal) FROM responses JOIN prompts USING (prompt_set, prompt_id) "
+        "GROUP BY note",
+    ),
+    (
         "WITH own AS (SELECT * FROM responses WHERE reader = organism), better AS "
         "(SELECT response_id, organism FROM own WHERE n_tokens > 1) "
         "SELECT better.project('refusal'), organism FROM better",
@@ -153,6 +232,7 @@ def test_a_score_is_handed_through_queries_that_keep_rows(truth, oracle_tables, 
     with duckdb.connect() as plain:
         for name, table in oracle_tables.items():
             plain.register(name, table)
+        plain.register("prompts", truth.store.snapshot.table("prompts"))
         wanted = plain.execute(told).fetchall()
 
     result = truth.store.sql(asked)

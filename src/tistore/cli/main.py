@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tistore.cli import ask, capture, demo, store, vectors
+from tistore.cli import ask, cache, capture, demo, store, vectors
 from tistore.cli.output import say
 from tistore.errors import TistoreError
 from tistore.version import __version__
@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # laying help out with rich takes a third of the time help may take
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, capture, store, ask):
+for module in (demo, capture, store, ask, cache):
     module.register(app)
 app.add_typer(vectors.app, name="vectors")
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from tistore.cli.markdown import escape, visible
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    Rows: TypeAlias = "Sequence[dict[str, Any]] | pa.Table"
+
+_ROWS_AT_ONCE = 4096
 _UNLIMITED_WIDTH = 10_000
 _RECORD_WIDTH = 100
 """Of an object's names and values, where long lists are folded."""
@@ -30,18 +39,19 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def print_rows(rows: Sequence[dict[str, Any]], format: Format) -> None:
+def print_rows(rows: Rows, format: Format) -> None:
     """
-    Print flat rows on stdout.
+    Print rows on stdout.
 
     Args:
-        rows: Every row has the same keys, in the order of the columns.
+        rows: Dicts that all have the same keys, in the order of the columns; or an Arrow table,
+            which goes out as CSV and Parquet as it is, and as anything else a few rows at a time.
         format: See `Format`. Parquet goes out as bytes, to be redirected to a file.
     """
     if format is Format.JSON:
-        print(json.dumps([_plain(row) for row in rows], indent=2, ensure_ascii=False))
+        _print_json(_walk(rows))
     elif format is Format.JSONL:
-        for row in rows:
+        for row in _walk(rows):
             print(json.dumps(_plain(row), ensure_ascii=False))
     elif format is Format.MD:
         print(_markdown(rows))
@@ -49,6 +59,29 @@ def print_rows(rows: Sequence[dict[str, Any]], format: Format) -> None:
         _print_table(rows)
     else:
         _print_columnar(rows, format)
+
+
+def _walk(rows: Rows) -> Iterator[dict[str, Any]]:
+    if isinstance(rows, Sequence):
+        yield from rows
+        return
+    for batch in rows.to_batches(max_chunksize=_ROWS_AT_ONCE):
+        yield from batch.to_pylist(maps_as_pydicts="lossy")
+
+
+def _columns(rows: Rows) -> list[str]:
+    if isinstance(rows, Sequence):
+        return list(rows[0]) if rows else []
+    return list(rows.column_names)
+
+
+def _print_json(rows: Iterator[dict[str, Any]]) -> None:
+    opening = "["
+    for row in rows:
+        text = json.dumps(_plain(row), indent=2, ensure_ascii=False).replace("\n", "\n  ")
+        sys.stdout.write(f"{opening}\n  {text}")
+        opening = ","
+    print("[]" if opening == "[" else "\n]")
 
 
 def print_record(record: dict[str, Any], format: Format) -> None:
@@ -65,18 +98,30 @@ def print_record(record: dict[str, Any], format: Format) -> None:
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """Turn values into what JSON knows; NaN, which it does not, into null."""
-    return {key: _plain_value(value) for key, value in row.items()}
+    return {str(key): _plain_value(value) for key, value in row.items()}
 
 
 def _plain_value(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, Decimal):
+        # DuckDB's sums of whole numbers are decimals without places.
+        return int(value) if value.as_tuple().exponent == 0 else float(value)
     if isinstance(value, dict):
         return _plain(value)
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and not hasattr(value, "nanoseconds"):
         return [_plain_value(item) for item in value]
     if value is None or isinstance(value, str | int | bool):
         return value
+    return _spell(value)
+
+
+def _spell(value: Any) -> str:
+    """Write what has no notation of its own in JSON: bytes in hex, times as ISO 8601 has them."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if hasattr(value, "nanoseconds"):  # Arrow's interval, a named tuple
+        return f"{value.months} months {value.days} days {value.nanoseconds / 1e9:g} seconds"
     return str(value)
 
 
@@ -87,52 +132,87 @@ def _show(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(f"{key} {_show(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and not hasattr(value, "nanoseconds"):
         return ", ".join(_show(item) for item in value)
-    return str(value)
+    return _spell(value)
 
 
-def _visible(text: str) -> str:
-    """Keep a cell on one line, with nothing that a terminal would act on."""
-    text = text.replace("\n", "↵").replace("\t", "⇥")
-    return "".join(character if character.isprintable() else "�" for character in text)
-
-
-def _print_table(rows: Sequence[dict[str, Any]], width: int = _UNLIMITED_WIDTH) -> None:
+def _print_table(rows: Rows, width: int = _UNLIMITED_WIDTH) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    if not rows:
+    if not len(rows):
         say("no rows")
         return
     # Where nobody watches, a row is a line, however long: nothing is cut, and grep finds it.
     console = Console() if sys.stdout.isatty() else Console(width=width)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=False)
-    for name, value in rows[0].items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_visible(_show(value))) for value in row.values()))
+    for name, value in next(_walk(rows)).items():
+        is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+        table.add_column(
+            Text(visible(name)), justify="right" if is_number else "left", overflow="fold"
+        )
+    for row in _walk(rows):
+        table.add_row(*(Text(visible(_show(value))) for value in row.values()))
     console.print(table)
 
 
-def _markdown(rows: Sequence[dict[str, Any]]) -> str:
-    if not rows:
+def _markdown(rows: Rows) -> str:
+    if not len(rows):
         return "(no rows)"
-    lines = [list(rows[0]), ["---"] * len(rows[0])]
-    lines += [
-        [_visible(_show(value)).replace("|", "\\|") for value in row.values()] for row in rows
-    ]
+    names = _columns(rows)
+    lines = [[escape(name) for name in names], ["---"] * len(names)]
+    lines += [[escape(_show(value)) for value in row.values()] for row in _walk(rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _print_columnar(rows: Sequence[dict[str, Any]], format: Format) -> None:
-    import polars as pl
+def _print_columnar(rows: Rows, format: Format) -> None:
+    import pyarrow as pa
 
-    frame = pl.DataFrame(list(rows), infer_schema_length=None)
+    table = pa.Table.from_pylist(list(rows)) if isinstance(rows, Sequence) else rows
     if format is Format.CSV:
-        sys.stdout.write(frame.write_csv())
+        import polars as pl
+
+        frame = pl.from_arrow(_write_out(table, _has_no_csv))
+        assert isinstance(frame, pl.DataFrame)
+        frame.write_csv(sys.stdout.buffer)
     else:
-        frame.write_parquet(sys.stdout.buffer)
+        import pyarrow.parquet as pq
+
+        pq.write_table(_write_out(table, pa.types.is_interval), sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+
+
+def _has_no_csv(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(
+        pa.types.is_nested(kind)
+        or pa.types.is_interval(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
+
+
+def _write_out(table: pa.Table, needs_words: Callable[[pa.DataType], bool]) -> pa.Table:
+    """Write columns that a format has no notation for as text: lists and structs as JSON."""
+    import pyarrow as pa
+
+    for place, field in enumerate(table.schema):
+        if needs_words(field.type):
+            values = (_plain_value(value) for value in _values(table.column(place)))
+            words = (
+                value if value is None or isinstance(value, str)
+                else json.dumps(value, ensure_ascii=False)
+                for value in values
+            )  # fmt: skip
+            table = table.set_column(place, field.name, pa.array(words, pa.large_string()))
+    return table
+
+
+def _values(column: pa.ChunkedArray) -> Iterator[Any]:
+    for chunk in column.chunks:
+        yield from chunk.to_pylist(maps_as_pydicts="lossy")

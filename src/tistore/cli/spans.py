@@ -14,7 +14,7 @@ def show_in_context(span: Mapping[str, Any]) -> str:
     before, after = span["context_before"], span["context_after"]
     before = before if len(before) <= BEFORE else f"…{before[1 - BEFORE :]}"
     after = after if len(after) <= AFTER else f"{after[: AFTER - 1]}…"
-    return f"{before}»{span['text']}«{after}".replace("\n", "↵")
+    return f"{before}»{span['text'] or ''}«{after}".replace("\n", "↵")
 
 
 def shorten(span: Mapping[str, Any]) -> dict[str, Any]:

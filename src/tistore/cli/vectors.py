@@ -10,10 +10,13 @@ import typer
 import tistore
 from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows, say
-from tistore.errors import DatasetError
+from tistore.errors import ConfigError, DatasetError
 from tistore.schemas.site import COMPONENTS
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tistore.query.store import Store
     from tistore.schemas.vector import Vector
 
 app = typer.Typer(help="List, add and extract vectors.", no_args_is_help=True)
@@ -35,30 +38,70 @@ def ls(store: StorePath, format: FormatOption = Format.TABLE, as_json: JsonOptio
 def add(
     store: StorePath,
     trait: Annotated[str, typer.Argument(help="category/name")],
-    values: Annotated[Path, typer.Argument(help="A .npy file of shape [hidden].")],
-    layer: Annotated[int, typer.Option(min=0, help="Block it was fitted at.")],
-    component: Annotated[str, typer.Option(help=", ".join(COMPONENTS))] = "residual",
-    method: Annotated[str, typer.Option(help="How it was fitted.")] = "unknown",
-    position: Annotated[str, typer.Option(help="Tokens it was fitted on.")] = "unknown",
+    values: Annotated[
+        Path | None, typer.Argument(help="A .npy file of shape [hidden].", show_default=False)
+    ] = None,
+    expression: Annotated[
+        str | None,
+        typer.Option(
+            "--expression", "-e", help="Stored vectors: 'a - 0.5*b', 'a without 443, 1802'."
+        ),
+    ] = None,
+    layer: Annotated[int | None, typer.Option(min=0, help="Block it was fitted at.")] = None,
+    component: Annotated[
+        str | None, typer.Option(help=", ".join(COMPONENTS), show_default="residual")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="How it was fitted.", show_default="unknown")
+    ] = None,
+    position: Annotated[
+        str | None, typer.Option(help="Tokens it was fitted on.", show_default="unknown")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model it was fitted on.")] = None,
 ) -> None:
-    """Add a vector from a file."""
+    """Add a vector from a file, or one made of stored vectors."""
+    opened = tistore.open(store)
+    told = {"component": component, "method": method, "position": position, "model": model}
+    given = {name: value for name, value in told.items() if value is not None}
+    if expression is not None:
+        extra = [f"--{name}" for name in given] + (["a file"] if values else [])
+        if extra:
+            raise ConfigError(f"--expression stands alone, without {', '.join(extra)}")
+        vector = _add_made(opened, trait, opened.vector(expression, layer))
+    elif values is None or layer is None:
+        raise ConfigError("a vector is a file and its --layer, or an --expression")
+    else:
+        vector = opened.add_vector(
+            trait,
+            _read_values(values),
+            layer=layer,
+            **given,  # type: ignore[arg-type]  # checked by the record
+        )
+    say(f"added {vector.reference}, {vector.hidden} wide")
+
+
+def _add_made(store: Store, trait: str, made: Vector) -> Vector:
+    return store.add_vector(
+        trait,
+        made.values,
+        layer=made.layer,
+        component=made.component,
+        method=made.method,
+        position=made.position,
+        model=made.model,
+        separation=made.separation,
+        midpoint=made.midpoint,
+    )
+
+
+def _read_values(path: Path) -> NDArray[Any]:
     import numpy as np
 
     try:
-        loaded = np.load(values, allow_pickle=False)
+        loaded: NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{values} is no .npy file of numbers: {error}") from error
-    vector = tistore.open(store).add_vector(
-        trait,
-        loaded,
-        layer=layer,
-        component=component,  # type: ignore[arg-type]  # checked by the record
-        method=method,
-        position=position,
-        model=model,
-    )
-    say(f"added {vector.reference}, {vector.hidden} wide")
+        raise DatasetError(f"{path} is no .npy file of numbers: {error}") from error
+    return loaded
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Calls of `project()`, `cosine()` and `scaled()` in a query, and whose rows they measure."""
+"""Calls of `project()` and its kin in a query, and whose rows they measure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from sqlglot import exp
 
 from tistore.errors import SqlError
+from tistore.query.dynamics import FUNCTIONS
 from tistore.query.measures import MEASURES, Measure
 from tistore.query.relations import PROJECTABLE
 from tistore.query.scopes import Derived, Scope, Source
@@ -59,12 +60,12 @@ class Call:
 
 
 def is_call(node: exp.Expr) -> bool:
-    """Whether a node calls one of the three functions."""
+    """Whether a node calls one of the measures."""
     return isinstance(node, exp.Anonymous) and node.name.lower() in MEASURES
 
 
 def has_call(node: exp.Expr) -> bool:
-    """Whether one of the three functions is called anywhere below a node."""
+    """Whether one of the measures is called anywhere below a node."""
     return any(is_call(inner) for inner in node.find_all(exp.Anonymous))
 
 
@@ -228,7 +229,8 @@ def _keeps_rows(select: exp.Select) -> bool:
 
 def _may_aggregate(node: exp.Expr) -> bool:
     # An unknown function may be an aggregate that the parser has no name for.
-    is_unknown = isinstance(node, exp.Anonymous) and not is_call(node)
+    is_known = is_call(node) or node.name.lower() in FUNCTIONS
+    is_unknown = isinstance(node, exp.Anonymous) and not is_known
     return is_unknown or isinstance(node, exp.AggFunc | exp.Unnest | exp.Explode)
 
 

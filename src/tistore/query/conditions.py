@@ -4,9 +4,30 @@ from __future__ import annotations
 
 from sqlglot import exp
 
-from tistore.query.calls import is_call
+from tistore.query.calls import has_call, is_call
+from tistore.query.dynamics import FUNCTIONS
 from tistore.query.relations import RELATIONS
 from tistore.query.scopes import Scope, Source
+
+# What gives one answer for a row, however often it is asked.
+_SCALAR: tuple[type[exp.Expr], ...] = (
+    exp.And, exp.Or, exp.Not, exp.Paren, exp.Column, exp.Identifier, exp.Literal, exp.Boolean,
+    exp.Null, exp.Placeholder, exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Is,
+    exp.NullSafeEQ, exp.NullSafeNEQ, exp.Between, exp.In, exp.Tuple, exp.Like, exp.ILike,
+    exp.SimilarTo, exp.RegexpLike, exp.RegexpFullMatch, exp.StartsWith, exp.EndsWith, exp.Contains,
+    exp.Lower, exp.Upper, exp.Length, exp.Substring, exp.Trim, exp.Coalesce, exp.Nullif, exp.Concat,
+    exp.DPipe, exp.Add, exp.Sub, exp.Mul, exp.Div, exp.IntDiv, exp.Mod, exp.Neg, exp.Abs, exp.Round,
+    exp.Greatest, exp.Least, exp.Case, exp.If, exp.Escape, exp.Glob, exp.Cast, exp.DataType,
+    exp.Array, exp.ArrayContains, exp.Bracket,
+)  # fmt: skip
+
+# And for the whole of a subquery, over however many rows.
+_STEADY = (
+    *_SCALAR,
+    exp.Subquery, exp.Select, exp.From, exp.Table, exp.TableAlias, exp.Where, exp.Exists, exp.Star,
+    exp.Count, exp.Min, exp.Max, exp.Group, exp.Having, exp.Distinct, exp.Alias, exp.Join,
+    exp.Union, exp.Except, exp.Intersect, exp.Any, exp.All,
+)  # fmt: skip
 
 
 def find_conditions(scope: Scope, source: Source) -> list[exp.Expr]:
@@ -17,18 +38,18 @@ def find_conditions(scope: Scope, source: Source) -> list[exp.Expr]:
     where a row that is left out could change what becomes of others: samples, pivots, outer and
     positional joins, and the right side of ASOF.
     """
-    if not _filters_rows(scope, source):
+    if not filters_rows(scope, source):
         return []
     join = source.join
     if join is not None and (join.side == "LEFT" or join.kind in ("SEMI", "ANTI")):
         # WHERE sees the NULLs of rows without a partner, or nothing of this source at all.
-        return _split(join.args.get("on"))
+        return split(join.args.get("on"))
     where = scope.select.args.get("where")
-    conditions = _split(where.this if where else None)
+    conditions = split(where.this if where else None)
     for other in scope.sources:
-        if other.join is not None and is_inner(other.join):
-            conditions += _split(other.join.args.get("on"))
-    return [*conditions, *_conditions_around(scope)]
+        if other.join is not None and (is_inner(other.join) or is_semi(other.join)):
+            conditions += split(other.join.args.get("on"))
+    return [*conditions, *conditions_around(scope)]
 
 
 def is_inner(join: exp.Join) -> bool:
@@ -36,7 +57,32 @@ def is_inner(join: exp.Join) -> bool:
     return not join.side and join.kind in ("", "INNER", "CROSS") and not join.method
 
 
-def _filters_rows(scope: Scope, source: Source) -> bool:
+def is_semi(join: exp.Join) -> bool:
+    """Whether a join keeps the rows of its left side that have a partner."""
+    return join.kind == "SEMI" and not join.side and not join.method
+
+
+def is_steady(condition: exp.Expr) -> bool:
+    """Whether a condition has no score in it, and the same answer whenever it is asked."""
+    return not has_call(condition) and all(
+        isinstance(node, _STEADY) and not (isinstance(node, exp.Distinct) and node.args.get("on"))
+        for node in condition.walk()
+    )
+
+
+def split(condition: exp.Expr | None) -> list[exp.Expr]:
+    """Take a condition apart into those that must all hold; none for None."""
+    if condition is None:
+        return []
+    if isinstance(condition, exp.Paren):
+        return split(condition.this)
+    if isinstance(condition, exp.And):
+        return [*split(condition.left), *split(condition.right)]
+    return [condition]
+
+
+def filters_rows(scope: Scope, source: Source) -> bool:
+    """Whether conditions in a scope can leave out rows of an item before all else happens."""
     joins = [other.join for other in scope.sources if other.join is not None]
     return not (
         scope.select.args.get("sample")
@@ -52,22 +98,12 @@ def _is(join: exp.Join, word: str) -> bool:
     return word in (join.method, join.kind, join.side)
 
 
-def _split(condition: exp.Expr | None) -> list[exp.Expr]:
-    if condition is None:
-        return []
-    if isinstance(condition, exp.Paren):
-        return _split(condition.this)
-    if isinstance(condition, exp.And):
-        return [*_split(condition.left), *_split(condition.right)]
-    return [condition]
-
-
-def _conditions_around(scope: Scope) -> list[exp.Expr]:
-    """Conditions of the one query around, in this scope's own columns."""
+def conditions_around(scope: Scope) -> list[exp.Expr]:
+    """Collect conditions of the one query around, in this scope's own columns."""
     derived = scope.stands_for
     if derived is None or len(derived.uses) != 1 or derived.is_recursive:
         return []
-    if not _hands_rows_on(scope.select) or _renames_columns(derived.query, derived.uses[0][1]):
+    if not _hands_rows_on(scope.select) or renames_columns(derived.query, derived.uses[0][1]):
         return []
     around, source = derived.uses[0]
     found = (
@@ -82,16 +118,20 @@ def _hands_rows_on(select: exp.Select) -> bool:
     clauses = ("group", "distinct", "having", "qualify", "limit", "offset", "sample", "windows")
     if any(select.args.get(clause) for clause in clauses):
         return False
-    # A function may be an aggregate; columns and stars are none.
+    # An unknown function may be an aggregate.
     return not any(
-        isinstance(node, exp.Func | exp.Window) and node.find_ancestor(exp.Query) is select
+        isinstance(node, exp.Func | exp.Window)
+        and not isinstance(node, _SCALAR)
+        and not is_call(node)
+        and not (isinstance(node, exp.Anonymous) and node.name.lower() in FUNCTIONS)
+        and node.find_ancestor(exp.Query) is select
         for item in select.expressions
         for node in item.walk()
-        if not is_call(node)
     )
 
 
-def _renames_columns(query: exp.Expr, source: Source) -> bool:
+def renames_columns(query: exp.Expr, source: Source) -> bool:
+    """Whether a CTE or subquery is given column names of its own where it is used."""
     holders = (query.parent, query, source.node)
     aliases = (holder.args.get("alias") for holder in holders if holder is not None)
     return any(isinstance(alias, exp.TableAlias) and alias.columns for alias in aliases)
@@ -105,15 +145,15 @@ def _translate(condition: exp.Expr, scope: Scope, around: Scope, source: Source)
     is_alone = around.sources == [source]
     for column in list(translated.find_all(exp.Column)):
         is_of_source = column.table.lower() == source.alias if column.table else is_alone
-        inner = _trace(scope, column.name.lower()) if is_of_source else None
+        inner = trace(scope, column.name.lower()) if is_of_source else None
         if inner is None:
             return None
         column.replace(inner)
     return translated
 
 
-def _trace(scope: Scope, name: str) -> exp.Column | None:
-    """Find the one column of a scope's FROM that its output column is; None when it is not sure."""
+def trace(scope: Scope, name: str) -> exp.Column | None:
+    """Find the one column of a scope's FROM that an output column is; None when it is not sure."""
     found: list[exp.Column] = []
     for output in scope.select.expressions:
         column = output.this if isinstance(output, exp.Alias) else output

@@ -91,6 +91,10 @@ def effects(
     for name in organisms or []:
         if name not in authors:
             raise QueryError(f"no organism {name!r}; {nearest(name, authors)}")
+        if name == baseline:
+            raise QueryError(
+                f"{name!r} is the baseline itself", mend="compare another organism with it"
+            )
     vectors = store.snapshot.vectors()
     if traits is None:
         traits = sorted({vector.trait for vector in vectors})

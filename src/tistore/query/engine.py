@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import duckdb
@@ -13,72 +14,50 @@ import pyarrow as pa
 from sqlglot import exp
 
 from tistore.errors import ReadBudgetError, SqlError
+from tistore.query.complexity import check_length, shallow
+from tistore.query.execution import open_cursor, run
 from tistore.query.explanation import Explanation, NeededRows, describe_bytes
-from tistore.query.fit import check_fit
-from tistore.query.guard import Limits, connect
-from tistore.query.measures import Measurement, measure_extent
+from tistore.query.fence import check_statement
+from tistore.query.fit import check_fit, count_nulls
+from tistore.query.guard import connect
+from tistore.query.limits import Limits
+from tistore.query.measures import measure_extent
 from tistore.query.narrow import Narrower
-from tistore.query.plan import Item, Statement, read_statement, rewrite
+from tistore.query.needs import Plan, extent_of, item_bytes
+from tistore.query.plan import Item, read_statement, rewrite
+from tistore.query.progress import Progress, metered, show_on_terminal
 from tistore.query.readings import Readings
-from tistore.query.relations import RELATIONS, Extent, build_relation, count_unmatched
+from tistore.query.references import Direction
+from tistore.query.relations import (
+    RELATIONS,
+    Extent,
+    build_relation,
+    count_rows,
+    count_unmatched,
+)
 from tistore.query.result import Result, make_unique
 from tistore.query.scores import (
+    Key,
     ScoreCache,
     ScoreRequest,
+    ScoresOnDemand,
     TokenScores,
+    Warmed,
     compute_scores,
     find_scores,
     read_bytes,
+    scan_bytes,
+    summarise,
+    warm_scores,
 )
+from tistore.query.shortcuts import Derived, derive_scores, plan_derived
+from tistore.query.streamed import StreamedRelation
 from tistore.store.snapshot import Snapshot
 
 Parameters = Mapping[str, Any] | Sequence[Any] | None
 
-
-@dataclass(slots=True, eq=False)
-class _Plan:
-    """A statement whose needs are known."""
-
-    statement: Statement
-    sql: str
-    names: Mapping[str, str]
-    notes: tuple[str, ...]
-
-    @property
-    def measured(self) -> list[tuple[Item, Extent, Measurement]]:
-        return [
-            (item, _extent(item), measurement)
-            for item in self.statement.items
-            for measurement in item.scores.values()
-        ]
-
-    @property
-    def requests(self) -> list[ScoreRequest]:
-        """Token scores the plan needs, each once."""
-        requests = {}
-        for _, extent, measurement in self.measured:
-            if measurement.needs_tokens(extent.level):
-                for place in extent.segments:
-                    segment = extent.readings.segments[place]
-                    if segment.has(measurement.direction.site):
-                        request = ScoreRequest(measurement.direction, segment)
-                        requests[request.key] = request
-        return list(requests.values())
-
-    @property
-    def side_bytes(self) -> int:
-        """Bytes of response means and token norms it reads."""
-        means: dict[tuple[str, str], int] = {}
-        norms: dict[tuple[str, str], int] = {}
-        for _, extent, measurement in self.measured:
-            site = measurement.direction.site
-            for place in extent.segments:
-                segment = extent.readings.segments[place]
-                if segment.has(site) and not measurement.needs_tokens(extent.level):
-                    means[segment.uuid, str(site)] = segment.mean_bytes(site)
-                if segment.has(site) and measurement.measure != "project":
-                    norms[segment.uuid, str(site)] = 4 * segment.n_rows
-        return sum(means.values()) + sum(norms.values())
+_PIECES = 4
+"""How many pieces of a streamed relation there may be at a time: being built, and being read."""
 
 
 class Engine:
@@ -89,12 +68,35 @@ class Engine:
         snapshot: The state to read.
         cache: Scores computed before.
         limits: What a query may use.
+        show: Told how far a scan is when it takes its time.
     """
 
-    def __init__(self, snapshot: Snapshot, cache: ScoreCache, limits: Limits) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        cache: ScoreCache,
+        limits: Limits,
+        show: Callable[[Progress], None] = show_on_terminal,
+    ) -> None:
         self.snapshot = snapshot
         self._cache = cache
         self.limits = limits
+        self._show = show
+        self._table_limit = _or_unlimited(limits.memory_for("tables"))
+        snapshot.kept_columns.limit_bytes = _or_unlimited(limits.memory_for("columns"))
+        cache.memory_bytes = _or_unlimited(limits.memory_for("scores"))
+
+    @cached_property
+    def _database(self) -> duckdb.DuckDBPyConnection:
+        """
+        A database without data, opened once: that takes longer than most questions.
+
+        Each question has a cursor of its own, and sees no other's tables.
+        """
+        database = connect(self.limits)
+        # The interpreter's own clean-up comes too late for DuckDB, which then reports leaks.
+        weakref.finalize(self, database.close)
+        return database
 
     @cached_property
     def readings(self) -> Readings:
@@ -104,25 +106,55 @@ class Engine:
     def answer(self, sql: str, parameters: Parameters, max_read_bytes: int | None) -> Result:
         """Run a query; see `Store.sql`."""
         with self._plan(sql, parameters) as (connection, plan):
-            found, missing = find_scores(plan.requests, self._cache)
-            self._check_budget(read_bytes(missing) + plan.side_bytes, len(missing), max_read_bytes)
-            computed, is_cached = compute_scores(missing, self._cache)
-            notes = plan.notes
-            if not is_cached:
-                notes += (f"scores could not be written to {self._cache.folder}",)
+            scores, notes = self._compute(plan, max_read_bytes)
             for item in plan.statement.items:
-                connection.register(item.table, _build_table(item, found | computed))
-            table = _run(connection, plan)
-        return Result(table, notes)
+                connection.register(item.table, self._table(item, scores, plan.table_bytes))
+            table = _run(connection, plan, self.limits)
+        return Result(table, plan.notes + notes)
+
+    def _compute(
+        self, plan: Plan, max_read_bytes: int | None
+    ) -> tuple[Mapping[Key, TokenScores], tuple[str, ...]]:
+        """Have all scores a plan needs at hand; gives notes on what went wrong with the cache."""
+        is_large = plan.table_bytes > self._table_limit
+        found, missing = self._prepare(plan) if is_large else self._find(plan.requests)
+        self._check_budget(read_bytes(missing) + plan.side_bytes, len(missing), max_read_bytes)
+        progress = metered(scan_bytes(missing), self._show)
+        computed, is_cached = compute_scores(
+            missing, self._cache, progress, self.limits.threads, is_large
+        )
+        notes = () if is_cached else (f"scores could not be written to {self._cache.folder.path}",)
+        scores = found | computed
+        return ScoresOnDemand(plan.requests, scores, self._cache) if is_large else scores, notes
+
+    def _table(
+        self, item: Item, scores: Mapping[Key, TokenScores], table_bytes: int
+    ) -> pa.Table | StreamedRelation:
+        """Lay an item's rows out, or hand them over piece by piece where they are too many."""
+        extent, columns = extent_of(item), [*item.columns, *item.scores]
+        if table_bytes <= self._table_limit:
+            return _lay_out(item, extent, columns, scores)
+        build = partial(_lay_out, item, scores=scores)
+        row_bytes = max(1, item_bytes(item) // max(1, count_rows(extent)))
+        piece_rows = self._table_limit // _PIECES // row_bytes
+        return StreamedRelation(extent, columns or ["sample"], build, piece_rows)
+
+    def warm(self, sql: str, parameters: Parameters, max_read_bytes: int | None) -> list[Warmed]:
+        """Cache what a query needs; see `Store.warm`."""
+        with self._plan(sql, parameters) as (_, plan):
+            # Reading them tells damaged files from good ones; `holds` would take either.
+            _, missing = self._find(plan.requests)
+            self._check_budget(read_bytes(missing), len(missing), max_read_bytes)
+            progress = metered(scan_bytes(missing), self._show)
+            warm_scores(missing, self._cache.folder, progress, self.limits.threads)
+            return summarise(plan.requests, missing)
 
     def explain(self, sql: str, parameters: Parameters) -> Explanation:
         """Tell what a query would read; see `Store.explain`."""
         with self._plan(sql, parameters) as (_, plan):
-            requests = plan.requests
-            missing = [request for request in requests if not self._cache.holds(request)]
-            cached = [request for request in requests if self._cache.holds(request)]
+            missing, cached = self._missing(plan)
             directions = [measurement.direction for _, _, measurement in plan.measured]
-            needed = {place for item in plan.statement.items for place in _extent(item).segments}
+            needed = {place for item in plan.statement.items for place in extent_of(item).segments}
             return Explanation(
                 vectors=_unique(str(direction) for direction in directions),
                 sites=_unique(str(direction.site) for direction in directions),
@@ -134,26 +166,59 @@ class Engine:
                 notes=plan.notes,
             )
 
+    def _prepare(self, plan: Plan) -> tuple[dict[Key, TokenScores], list[ScoreRequest]]:
+        """As `_find`, for scores too many to be held: what can be derived is left in the cache."""
+        lacking = [request for request in plan.requests if not self._cache.holds(request)]
+        for derived in self._derivable(lacking):
+            derive_scores([derived], self._cache)
+        return {}, [request for request in lacking if not self._cache.holds(request)]
+
+    def _missing(self, plan: Plan) -> tuple[list[ScoreRequest], list[ScoreRequest]]:
+        """Split requests by what seems to be cached, reading nothing: to be scanned for, or not."""
+        cached = [request for request in plan.requests if self._cache.holds(request)]
+        lacking = [request for request in plan.requests if not self._cache.holds(request)]
+        derived = {derived.request.key for derived in self._derivable(lacking)}
+        return [request for request in lacking if request.key not in derived], cached
+
+    def _find(
+        self, requests: Sequence[ScoreRequest]
+    ) -> tuple[dict[Key, TokenScores], list[ScoreRequest]]:
+        """Split requests into the scores there are, or that others give, and those to scan for."""
+        found, missing = find_scores(requests, self._cache)
+        found |= derive_scores(self._derivable(missing), self._cache)
+        return found, [request for request in missing if request.key not in found]
+
+    def _derivable(self, missing: Sequence[ScoreRequest]) -> list[Derived]:
+        if not missing:
+            return []
+        known = [Direction(vector, vector.site) for vector in self.snapshot.vectors()]
+        return plan_derived(missing, self._cache, known)
+
     @contextmanager
     def _plan(
         self, sql: str, parameters: Parameters
-    ) -> Iterator[tuple[duckdb.DuckDBPyConnection, _Plan]]:
-        statement = read_statement(sql, parameters, self.snapshot.vectors())
-        with connect(self.limits) as connection:
+    ) -> Iterator[tuple[duckdb.DuckDBPyConnection, Plan]]:
+        check_length(sql)
+        with shallow():
+            statement = read_statement(sql, parameters, self.snapshot.vectors())
+        with open_cursor(self._database) as connection:
             for name in statement.log_tables:
                 table = self.snapshot.table(name).select(list(RELATIONS[name]))
                 connection.register(name, table)
             statement.narrow(Narrower(connection, self.readings, statement.parameters))
-            text, names = rewrite(statement)
-            plan = _Plan(statement, text, names, ())
+            with shallow():
+                text, names = rewrite(statement)
+            check_statement(connection, text)
+            plan = Plan(statement, text, names)
             plan.notes = _unique(self._take_notes(plan))
             yield connection, plan
 
-    def _take_notes(self, plan: _Plan) -> Iterator[str]:
+    def _take_notes(self, plan: Plan) -> Iterator[str]:
         for _, extent, measurement in plan.measured:
             yield from check_fit(extent, measurement, self.snapshot)
         for item in plan.statement.items:
-            extent = _extent(item)
+            extent = extent_of(item)
+            yield from count_nulls(extent, item.scores.values())
             if extent.relation == "token_diffs" and (n_rows := count_unmatched(extent)):
                 yield (
                     f"{n_rows} tokens in token_diffs have no partner and are left out: "
@@ -171,25 +236,27 @@ class Engine:
             )
 
 
-def _extent(item: Item) -> Extent:
-    assert item.narrowed is not None
-    return item.narrowed.extent
+def _or_unlimited(size_bytes: int | None) -> int:
+    return sys.maxsize if size_bytes is None else size_bytes
 
 
-def _build_table(item: Item, scores: Mapping[tuple[str, str], TokenScores]) -> pa.Table:
-    extent = _extent(item)
-    table = build_relation(extent, item.columns)
+def _lay_out(
+    item: Item, extent: Extent, columns: Sequence[str], scores: Mapping[Key, TokenScores]
+) -> pa.Table:
+    """Build some columns of an item's table, or of a part of it."""
+    table = build_relation(extent, columns)
     for name, measurement in item.scores.items():
-        table = table.append_column(name, measure_extent(extent, measurement, scores))
+        if name in columns:
+            column = measure_extent(extent, measurement, scores)
+            table = table.append_column(name, column)
     return table
 
 
-def _run(connection: duckdb.DuckDBPyConnection, plan: _Plan) -> pa.Table:
+def _run(connection: duckdb.DuckDBPyConnection, plan: Plan, limits: Limits) -> pa.Table:
     used = {node.name for node in plan.statement.tree.find_all(exp.Placeholder)}
     parameters = {name: plan.statement.parameters[name] for name in used}
     try:
-        relation = connection.sql(plan.sql, params=parameters or None)
-        table = relation.to_arrow_table()
+        table = run(connection, plan.sql, parameters, limits)
     except duckdb.InterruptException as error:
         raise SqlError("the query took longer than its time limit") from error
     except duckdb.Error as error:
@@ -207,7 +274,7 @@ def _readable(text: str, names: Mapping[str, str]) -> str:
 
 
 def _describe(item: Item) -> NeededRows:
-    extent = _extent(item)
+    extent = extent_of(item)
     assert item.narrowed is not None
     return NeededRows(
         relation=extent.relation,

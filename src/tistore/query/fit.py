@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from tistore.query.measures import Measurement
 from tistore.query.readings import Ids
 from tistore.query.references import Direction
 from tistore.query.relations import Extent
+from tistore.schemas.site import Site
+from tistore.schemas.vector import Vector
 from tistore.store.snapshot import Snapshot
 
 
@@ -35,15 +37,29 @@ def check_fit(extent: Extent, measurement: Measurement, snapshot: Snapshot) -> I
     needed = np.unique(extent.all_ids[has_site[extent.all_ids]])
     _check_width(extent, direction, needed)
     _check_model(extent, direction, needed, snapshot)
-    is_measured = has_site[extent.ids]
-    if extent.baselines is not None:
-        is_measured &= has_site[extent.baselines]
-    if n_lacking := int((~is_measured).sum()):
-        what = "readings" if extent.baselines is None else "pairs of readings"
-        yield (
-            f"{measurement.measure}({direction}) is NULL for {n_lacking} of {len(extent.ids)} "
-            f"{what} in {extent.relation}: {direction.site} was not captured for them"
-        )
+
+
+def count_nulls(extent: Extent, measurements: Iterable[Measurement]) -> Iterator[str]:
+    """Tell, site by site, for how many readings of an extent measurements are NULL."""
+    if len(extent.ids) == 0:
+        return
+    at_site: dict[Site, list[Measurement]] = {}
+    for measurement in measurements:
+        at_site.setdefault(measurement.direction.site, []).append(measurement)
+    for site, together in at_site.items():
+        has_site = _find_site(extent, together[0].direction)
+        is_measured = has_site[extent.ids]
+        if extent.baselines is not None:
+            is_measured &= has_site[extent.baselines]
+        if n_lacking := int((~is_measured).sum()):
+            first = f"{together[0].measure}({together[0].direction})"
+            others = len(together) - 1
+            whole = f"{first} and {others} more are" if others else f"{first} is"
+            what = "readings" if extent.baselines is None else "pairs of readings"
+            yield (
+                f"{whole} NULL for {n_lacking} of {len(extent.ids)} {what} in "
+                f"{extent.relation}: {site} was not captured for them"
+            )
 
 
 def _find_site(extent: Extent, direction: Direction) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -76,7 +92,12 @@ def _check_width(extent: Extent, direction: Direction, needed: Ids) -> None:
 
 
 def _check_model(extent: Extent, direction: Direction, needed: Ids, snapshot: Snapshot) -> None:
-    fitted_on = snapshot.models.get(direction.vector.model or "")
+    for vector in direction.fitted_vectors:
+        _check_base(extent, vector, needed, snapshot)
+
+
+def _check_base(extent: Extent, vector: Vector, needed: Ids, snapshot: Snapshot) -> None:
+    fitted_on = snapshot.models.get(vector.model or "")
     if fitted_on is None or fitted_on.base_id is None:
         return
     readers = extent.readings.codes("reader")[needed]
@@ -85,7 +106,7 @@ def _check_model(extent: Extent, direction: Direction, needed: Ids, snapshot: Sn
         reader = snapshot.models.get(extent.readings.table["reader"][reading].as_py())
         if reader is not None and reader.base_id not in (None, fitted_on.base_id):
             raise VectorMismatchError(
-                f"{direction.vector.reference} was fitted on {fitted_on.name}, whose base is "
+                f"{vector.reference} was fitted on {fitted_on.name}, whose base is "
                 f"{fitted_on.base_id}; the base of {extent.readings.describe(reading)} "
                 f"is {reader.base_id}",
                 mend="narrow the query to readers of the vector's own base model",

@@ -1,23 +1,31 @@
 """
 What SQL may do here: read the relations, and nothing else.
 
-Three fences, none of which is relied on alone: the statement is one query over known relations,
+Four fences, none of which is relied on alone: the statement is one query over known relations,
 without functions that reach outside (this module and `scopes`); what runs is generated from the
-checked tree, never the user's text; and the connection has no files, no extensions and no way to
-change its settings.
+checked tree, never the user's text; DuckDB's own reading of that holds nothing but what is on a
+list (`fence`); and the connection has no files, no extensions and no way to change its settings.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import duckdb
-import sqlglot
-from sqlglot import exp
+from sqlglot import Dialect, exp
 from sqlglot.errors import SqlglotError
 
 from tistore.errors import SqlError
+from tistore.query.complexity import (
+    MOST_COLUMNS_OF_PIVOT,
+    MOST_PARTS,
+    check_complexity,
+    check_length,
+    shallow,
+)
+from tistore.query.dynamics import create_functions
+from tistore.query.limits import Limits
+from tistore.query.sizes import bound_sizes, create_sized_functions
 
 RESERVED = "__tistore"
 """Prefix of the names the planner gives to tables and columns of its own."""
@@ -45,24 +53,6 @@ _REFUSED_FUNCTIONS = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """
-    What one query may use.
-
-    Attributes:
-        memory_limit: DuckDB's memory, such as "4GB"; its own default when None.
-        timeout_seconds: Time the SQL may run, the scan before it left out; no limit when None.
-        threads: DuckDB's threads; its own default when None.
-        max_read_bytes: Bytes of activations a query may read; no limit when None.
-    """
-
-    memory_limit: str | None = None
-    timeout_seconds: float | None = None
-    threads: int | None = None
-    max_read_bytes: int | None = None
-
-
 def parse_query(sql: str) -> exp.Query:
     """
     Parse SQL and refuse everything that is not a single query.
@@ -70,12 +60,29 @@ def parse_query(sql: str) -> exp.Query:
     Raises:
         SqlError: The SQL is malformed, or does something else than read.
     """
+    with shallow():
+        tree = _parse(sql)
+        for node in tree.walk():
+            _check_node(node)
+        check_complexity(tree)
+        bound_sizes(tree)
+    return tree
+
+
+def _parse(sql: str) -> exp.Query:
+    check_length(sql)
+    dialect = Dialect.get_or_raise("duckdb")
     try:
-        statements = [tree for tree in sqlglot.parse(sql, read="duckdb") if tree is not None]
+        tokens = dialect.tokenize(sql)
+        if len(tokens) > MOST_PARTS:
+            raise SqlError(
+                f"the SQL has {len(tokens)} words and signs, and may have {MOST_PARTS}",
+                mend="bind a list as a parameter: … IN (SELECT unnest($values))",
+            )
+        parsed = dialect.parser().parse(tokens, sql)
     except SqlglotError as error:
         raise SqlError(f"the SQL cannot be parsed: {first_line(error)}") from error
-    except RecursionError as error:
-        raise SqlError("the SQL is nested too deeply") from error
+    statements = [tree for tree in parsed if tree is not None]
     if len(statements) != 1:
         raise SqlError(f"one statement at a time; there are {len(statements)}")
     tree = statements[0]
@@ -84,13 +91,12 @@ def parse_query(sql: str) -> exp.Query:
             f"only queries can be run, not {type(tree).__name__.upper()}",
             mend="write a SELECT, or WITH … SELECT",
         )
-    for node in tree.walk():
-        _check_node(node)
     return tree
 
 
 def connect(limits: Limits) -> duckdb.DuckDBPyConnection:
     """Open an in-memory database that can reach no file, extension, setting or Python variable."""
+    memory = limits.memory_for("database")
     connection = duckdb.connect(
         config={
             "enable_external_access": "false",
@@ -99,12 +105,16 @@ def connect(limits: Limits) -> duckdb.DuckDBPyConnection:
             "autoload_known_extensions": "false",
             "temp_directory": "",
             "max_temp_directory_size": "0B",
-            **({"memory_limit": limits.memory_limit} if limits.memory_limit else {}),
+            "pivot_limit": str(MOST_COLUMNS_OF_PIVOT),
+            **({"memory_limit": f"{memory}B"} if memory is not None else {}),
             **({"threads": str(limits.threads)} if limits.threads else {}),
         }
     )
+    create_sized_functions(connection)
+    create_functions(connection)
     if limits.timeout_seconds is not None:
-        connection.execute(f"SET max_execution_time={max(1, round(limits.timeout_seconds * 1000))}")
+        milliseconds = max(1, round(limits.timeout_seconds * 1000))
+        connection.execute(f"SET GLOBAL max_execution_time={milliseconds}")
     connection.execute("SET lock_configuration=true")
     return connection
 
@@ -114,7 +124,9 @@ def _check_node(node: exp.Expr) -> None:
         raise SqlError(f"{type(node).__name__.upper()} is refused: a query here only reads")
     if isinstance(node, exp.Func) and _REFUSED_FUNCTIONS.fullmatch(name := function_name(node)):
         raise SqlError(f"{name}() is refused: a query reads the store's relations only")
-    if isinstance(node, exp.Identifier) and node.name.lower().startswith(RESERVED):
+    if isinstance(node, exp.Identifier | exp.Anonymous) and (
+        node.name.lower().startswith(RESERVED)
+    ):
         raise SqlError(f"{node.name!r} is a reserved name: choose one without {RESERVED}")
 
 

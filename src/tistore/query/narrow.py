@@ -11,36 +11,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 from sqlglot import exp
 
-from tistore.query.calls import Parameters, has_call
-from tistore.query.conditions import find_conditions, is_inner
+from tistore.errors import SqlError
+from tistore.query.calls import Parameters
+from tistore.query.conditions import find_conditions
+from tistore.query.fence import check_statement
 from tistore.query.guard import RESERVED
 from tistore.query.readings import Ids, Readings
-from tistore.query.relations import DIFF_OF, READING_LEVEL, RELATIONS, Extent
-from tistore.query.scopes import Scope, Source
+from tistore.query.relations import DIFF_OF, READING_LEVEL, Extent
+from tistore.query.scopes import Scope, Source, inline
+from tistore.query.stand_ins import (
+    Condition,
+    Levels,
+    StandIn,
+    StandIns,
+    bind,
+    using_conditions,
+)
 
 _ID = f"{RESERVED}_id"
 _READINGS = f"{RESERVED}_readings"
 _PAIRS = f"{RESERVED}_pairs"
 
-# Only what gives one answer however often, and over however many rows, it is asked.
-_STEADY: tuple[type[exp.Expr], ...] = (
-    exp.And, exp.Or, exp.Not, exp.Paren, exp.Column, exp.Identifier, exp.Literal, exp.Boolean,
-    exp.Null, exp.Placeholder, exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Is,
-    exp.NullSafeEQ, exp.NullSafeNEQ, exp.Between, exp.In, exp.Tuple, exp.Like, exp.ILike,
-    exp.SimilarTo, exp.RegexpLike, exp.RegexpFullMatch, exp.StartsWith, exp.EndsWith, exp.Contains,
-    exp.Lower, exp.Upper, exp.Length, exp.Substring, exp.Coalesce, exp.Concat, exp.DPipe, exp.Add,
-    exp.Sub, exp.Mul, exp.Mod, exp.Neg, exp.Case, exp.If, exp.Escape,
-    exp.Subquery, exp.Select, exp.From, exp.Table, exp.TableAlias, exp.Where, exp.Exists, exp.Star,
-    exp.Count, exp.Min, exp.Max, exp.Group, exp.Having, exp.Distinct, exp.Alias, exp.Join,
-    exp.Union, exp.Except, exp.Intersect, exp.Any, exp.Glob, exp.Cast, exp.DataType,
-)  # fmt: skip
+# Partners of partners narrow little more, and each could have as many again.
+_DEPTH = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,14 +57,6 @@ class Narrowed:
     condition: str | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Condition:
-    """A condition whose columns all carry the alias of the item of the FROM they belong to."""
-
-    tree: exp.Expr
-    aliases: frozenset[str]
-
-
 class Narrower:
     """
     Asks the readings which of them a relation of a FROM can need.
@@ -73,6 +65,9 @@ class Narrower:
         connection: Where to ask; the relations of the log are registered there.
         readings: The snapshot's readings.
         parameters: Values bound to the query.
+
+    Attributes:
+        parameters: The same.
     """
 
     def __init__(
@@ -81,9 +76,10 @@ class Narrower:
         readings: Readings,
         parameters: Parameters,
     ) -> None:
+        self.parameters = parameters
         self._connection = connection
         self._readings = readings
-        self._parameters = parameters
+        self._planner = _Planner()
         self._registered: set[str] = set()
 
     def narrow(self, scope: Scope, source: Source) -> Narrowed:
@@ -95,20 +91,28 @@ class Narrower:
                 return Narrowed(self._extent(source, ids), text)
         return Narrowed(self._extent(source, None), None)
 
+    def evaluate(self, query: exp.Query) -> list[Any]:
+        """
+        Run a query over tables of the log, and give the values of its one column.
+
+        Raises:
+            SqlError: It fails.
+        """
+        used = {node.name for node in query.find_all(exp.Placeholder)}
+        parameters = {key: value for key, value in self.parameters.items() if key in used}
+        text = query.sql("duckdb")
+        check_statement(self._connection, text)
+        try:
+            answer = self._connection.execute(text, parameters or None).fetchall()
+        except duckdb.Error as error:
+            raise SqlError(f"{text}: {str(error).splitlines()[0]}") from error
+        if answer and len(answer[0]) != 1:
+            raise SqlError(f"{text}: one column is expected, not {len(answer[0])}")
+        return [row[0] for row in answer]
+
     def _plan(self, scope: Scope, source: Source) -> Iterator[exp.Select]:
         """Statements to try, the narrowest first; none when all readings are needed."""
-        bound = [
-            condition
-            for condition in map(partial(_bind, scope), find_conditions(scope, source))
-            if condition is not None
-        ]
-        own = [condition for condition in bound if condition.aliases <= {source.alias}]
-        if _joins_inner_only(scope):
-            others, shared = _connect(source, [*bound, *_using_conditions(scope)], scope)
-            if shared:
-                yield _select_ids(source, own, others, shared)
-        if own:
-            yield _select_ids(source, own)
+        return self._planner.plan(scope, source)
 
     def _ask(self, statement: exp.Select) -> Ids | None:
         """Run a statement; None when it does not bind or fails."""
@@ -118,7 +122,7 @@ class Narrower:
                 _replace_table(table, table.name.lower(), table.alias_or_name)
         self._register(statement)
         used = {node.name for node in statement.find_all(exp.Placeholder)}
-        parameters = {key: value for key, value in self._parameters.items() if key in used}
+        parameters = {key: value for key, value in self.parameters.items() if key in used}
         try:
             answer = self._connection.execute(statement.sql("duckdb"), parameters or None)
             return np.asarray(answer.fetchnumpy()[_ID], dtype=np.int64)
@@ -155,141 +159,103 @@ class Narrower:
         return Extent(source.relation, self._readings, np.sort(ids))
 
 
-def _joins_inner_only(scope: Scope) -> bool:
-    return all(
-        source.relation is not None
-        and source.alias
-        and not source.pivots
-        and (source.join is None or is_inner(source.join))
-        for source in scope.sources
-    )
+class _Planner:
+    """Writes the statements that ask which rows of an item a query can need."""
+
+    def __init__(self) -> None:
+        self._stand_ins = StandIns()
+
+    def plan(self, scope: Scope, source: Source, depth: int = 0) -> Iterator[exp.Select]:
+        """Statements that select an item's ids, the narrowest first."""
+        levels = self._stand_ins.levels(scope)
+        view = next((view for view in levels[0] if view.source is source), None)
+        if view is None or not view.alias:
+            return
+        conditions = self._collect(levels, scope, view)
+        own = [condition for condition in conditions if condition.aliases <= {view.alias}]
+        others, shared = _connect(view, conditions, levels)
+        if shared and depth < _DEPTH:
+            tables = [self._table(other, depth) for other in others]
+            yield _select_ids(view.alias, self._table(view, depth), own, tables, shared)
+        if own:
+            yield _select_ids(view.alias, self._table(view, depth), own)
+
+    def _collect(self, levels: Levels, scope: Scope, view: StandIn) -> list[Condition]:
+        """Conditions on an item, and on whatever its rows must have beside them to matter."""
+        own = [_bind(levels, tree, scope) for tree in find_conditions(scope, view.source)]
+        own += using_conditions(levels[0], view)
+        beside: list[Condition | None] = []
+        for place, level in enumerate(levels):
+            for other in (other for other in level if other.is_partner and other is not view):
+                trees = find_conditions(other.scope, other.source)
+                beside += [_bind(levels[place:], tree, other.scope) for tree in trees]
+                beside += using_conditions(level, other)
+        # What must hold for a partner's rows may look at rows of this item that count all the same.
+        beside = [found for found in beside if found and view.alias not in found.aliases]
+        return [condition for condition in (*own, *beside) if condition is not None]
+
+    def _table(self, view: StandIn, depth: int) -> exp.Expr:
+        """What an item reads, or the rows of the item below it that its own can come from."""
+        if view.origin is None:
+            alias = exp.to_identifier(view.alias)
+            return exp.to_table(str(view.source.relation), alias=alias)
+        scope, source = view.origin
+        statement = next(self.plan(scope, source, depth + 1), None)
+        if statement is None:
+            statement = exp.select().from_(self._table(self._stand_ins.find(scope, source), depth))
+        alias = exp.to_identifier(source.alias)
+        columns = [
+            exp.alias_(exp.column(inner, table=alias.copy()), name, quoted=True)
+            for name, inner in view.columns.items()
+        ]
+        statement.set("expressions", columns)
+        return statement.subquery(exp.to_identifier(view.alias))
 
 
-def _using_conditions(scope: Scope) -> list[_Condition]:
-    """USING, spelled as equality with the first item of the FROM that has the column."""
-    conditions = []
-    for source in scope.sources:
-        for identifier in (source.join.args.get("using") or []) if source.join else []:
-            name = identifier.name.lower()
-            first = _first_owner(scope, name)
-            if first and first is not source and name in _reading_level(source):
-                if name in _reading_level(first):
-                    sides = [exp.column(name, table=owner.alias) for owner in (first, source)]
-                    both = frozenset({first.alias, source.alias})
-                    conditions.append(_Condition(exp.EQ(this=sides[0], expression=sides[1]), both))
-    return conditions
+def _bind(levels: Levels, condition: exp.Expr, scope: Scope) -> Condition | None:
+    """Bind a condition, the CTEs that its subqueries name written into it."""
+    if any(table.name.lower() in scope.ctes for table in condition.find_all(exp.Table)):
+        inlined = inline(condition, scope.ctes)
+        return bind(levels, inlined) if inlined is not None else None
+    return bind(levels, condition)
 
 
 def _connect(
-    source: Source, conditions: Sequence[_Condition], scope: Scope
-) -> tuple[list[Source], list[_Condition]]:
-    """Collect the sources that equalities tie to this one, and the conditions among them."""
-    tied = {source.alias}
+    view: StandIn, conditions: Sequence[Condition], levels: Levels
+) -> tuple[list[StandIn], list[Condition]]:
+    """Collect the items that equalities tie to this one, and the conditions among them."""
+    partners = {other.alias: other for level in levels for other in level if other.is_partner}
+    tied = {view.alias}
     while True:
         more = {
             alias
             for condition in conditions
             if isinstance(condition.tree, exp.EQ) and condition.aliases & tied
             for alias in condition.aliases - tied
+            if alias in partners
         }
         if not more:
             break
         tied |= more
-    others = [other for other in scope.sources if other.alias in tied and other is not source]
-    shared = [c for c in conditions if c.aliases <= tied and not c.aliases <= {source.alias}]
+    others = [partners[alias] for alias in sorted(tied - {view.alias})]
+    shared = [c for c in conditions if c.aliases <= tied and not c.aliases <= {view.alias}]
     return others, shared
 
 
-def _is_steady(condition: exp.Expr) -> bool:
-    return not has_call(condition) and all(
-        isinstance(node, _STEADY) and not (isinstance(node, exp.Distinct) and node.args.get("on"))
-        for node in condition.walk()
-    )
-
-
-def _bind(scope: Scope, condition: exp.Expr) -> _Condition | None:
-    """Bind a condition to columns with one value for a whole reading; None if it has others."""
-    if not _is_steady(condition) or not _has_readable_subqueries(condition, scope):
-        return None
-    bound = condition.copy()
-    inside = list(bound.find_all(exp.Table))
-    inside_columns = {name for table in inside for name in RELATIONS[table.name.lower()]}
-    inside_aliases = {table.alias_or_name.lower() for table in inside}
-    aliases = set()
-    for column in bound.find_all(exp.Column):
-        name, alias = column.name.lower(), column.table.lower()
-        if isinstance(column.this, exp.Star):
-            return None
-        if column.find_ancestor(exp.Select) is not None and (
-            alias in inside_aliases or (not alias and name in inside_columns)
-        ):
-            continue
-        owner = scope.find(alias) if alias else _bare_owner(scope, name)
-        if owner is None or name not in _reading_level(owner):
-            return None
-        column.set("table", exp.to_identifier(owner.alias))
-        aliases.add(owner.alias)
-    return _Condition(bound, frozenset(aliases))
-
-
-def _has_readable_subqueries(condition: exp.Expr, scope: Scope) -> bool:
-    """Whether subqueries read relations that the readings alone can stand in for."""
-    for table in condition.find_all(exp.Table):
-        name = table.name.lower()
-        if name in scope.ctes or name not in RELATIONS:
-            return False
-        if READING_LEVEL.get(name, RELATIONS[name]) != RELATIONS[name]:
-            return False
-    return True
-
-
-def _bare_owner(scope: Scope, name: str) -> Source | None:
-    """The item of the FROM a column without an alias belongs to; None when that is not sure."""
-    if any(source.relation is None for source in scope.sources):
-        return None  # a subquery's or a function's columns are not known here
-    owners = [source for source in scope.sources if name in RELATIONS[str(source.relation)]]
-    if len(owners) == 1 or (owners and name in _used_columns(scope)):
-        return owners[0] if owners[0].alias else None
-    return None
-
-
-def _first_owner(scope: Scope, name: str) -> Source | None:
-    return next((s for s in scope.sources if name in RELATIONS.get(str(s.relation), ())), None)
-
-
-def _used_columns(scope: Scope) -> set[str]:
-    """Columns that a USING merges."""
-    return {
-        identifier.name.lower()
-        for source in scope.sources
-        if source.join is not None
-        for identifier in source.join.args.get("using") or []
-    }
-
-
-def _reading_level(source: Source) -> tuple[str, ...]:
-    relation = str(source.relation)
-    return READING_LEVEL.get(relation, RELATIONS.get(relation, ()))
-
-
 def _select_ids(
-    source: Source,
-    own: Sequence[_Condition],
-    others: Sequence[Source] = (),
-    shared: Sequence[_Condition] = (),
+    alias: str,
+    table: exp.Expr,
+    own: Sequence[Condition],
+    others: Sequence[exp.Expr] = (),
+    shared: Sequence[Condition] = (),
 ) -> exp.Select:
     """Select the ids of rows that meet their own conditions, and have partners in the others."""
-    table = exp.to_table(str(source.relation), alias=source.alias)
-    statement = exp.select(exp.column(_ID, table=source.alias)).from_(table)
+    statement = exp.select(exp.column(_ID, table=exp.to_identifier(alias))).from_(table)
     conditions = [condition.tree.copy() for condition in own]
     if others:
-        partners = exp.select("1")
-        for place, other in enumerate(others):
-            named = exp.to_table(str(other.relation), alias=other.alias)
-            if place == 0:
-                partners = partners.from_(named)
-            else:
-                partners = partners.join(named, join_type="CROSS")
+        partners = exp.select("1").from_(others[0])
+        for other in others[1:]:
+            partners = partners.join(other, join_type="CROSS")
         trees = (condition.tree.copy() for condition in shared)
         conditions.append(exp.Exists(this=partners.where(*trees)))
     return statement.where(*conditions)

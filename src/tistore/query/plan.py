@@ -12,10 +12,11 @@ from sqlglot.errors import SqlglotError
 from tistore.errors import SqlError
 from tistore.query.calls import Call, find_calls
 from tistore.query.guard import RESERVED, first_line, parse_query
+from tistore.query.long_form import LongColumn, find_vectors, write_union
 from tistore.query.measures import Measurement
 from tistore.query.narrow import Narrowed, Narrower
 from tistore.query.references import resolve
-from tistore.query.relations import PROJECTABLE, RELATIONS
+from tistore.query.relations import LONG, PROJECTABLE, RELATIONS, level_of
 from tistore.query.scopes import Scope, Source, read_scopes
 from tistore.schemas.vector import Vector
 
@@ -29,8 +30,9 @@ class Item:
         source: Where it is used.
         scope: The SELECT it is used in.
         table: Name its table is registered under.
-        columns: The columns of the relation the query may look at.
+        columns: The columns of the relation the query may look at, those of scores left out.
         scores: Score columns to add to it, by name.
+        long: For `scores`, the vectors that are laid out one after the other.
         narrowed: The rows it needs; None until they are known.
     """
 
@@ -39,6 +41,7 @@ class Item:
     table: str
     columns: tuple[str, ...]
     scores: dict[str, Measurement] = field(default_factory=dict)
+    long: list[LongColumn] = field(default_factory=list)
     narrowed: Narrowed | None = None
 
 
@@ -54,6 +57,7 @@ class Statement:
         items: Its uses of projectable relations.
         log_tables: Tables of the log it names.
         parameters: Values of its parameters, by name or number.
+        vectors: Every vector of the store.
     """
 
     tree: exp.Query
@@ -62,11 +66,40 @@ class Statement:
     items: list[Item]
     log_tables: set[str]
     parameters: Mapping[str, Any]
+    vectors: Sequence[Vector]
 
     def narrow(self, narrower: Narrower) -> None:
-        """Find out which rows each item needs."""
+        """
+        Find out which rows each item needs, and which vectors each use of `scores`.
+
+        Raises:
+            SqlError: A use of `scores` does not say which vectors it means.
+            UnknownVectorError: It names a vector that is not there.
+            AmbiguousVectorError: It names one that could be several.
+        """
         for item in self.items:
+            if item.source.relation == LONG:
+                self._add_vectors(item, narrower)
             item.narrowed = narrower.narrow(item.scope, item.source)
+
+    def _add_vectors(self, item: Item, narrower: Narrower) -> None:
+        named = find_vectors(item.scope, item.source, self.parameters, narrower.evaluate)
+        for reference, layer in named:
+            direction = resolve(reference, layer, self.vectors)
+            place = (reference, direction.site.layer)
+            # A vector named both with and without its own layer is one all the same.
+            if place not in {(known.vector, known.layer) for known in item.long}:
+                column = self.add_score(item, Measurement("project", direction))
+                item.long.append(LongColumn(*place, column))
+
+    def add_score(self, item: Item, measurement: Measurement) -> str:
+        """Add a score column to an item's table, once, and name it."""
+        for name, known in item.scores.items():
+            if known == measurement:
+                return name
+        name = f"{RESERVED}_score_{sum(len(other.scores) for other in self.items)}"
+        item.scores[name] = measurement
+        return name
 
 
 def read_statement(
@@ -94,12 +127,14 @@ def read_statement(
         (call, Measurement(call.measure, resolve(call.reference, call.layer, vectors)))
         for call in find_calls(tree, scopes, values)
     ]
+    for call, measurement in calls:
+        measurement.check(level_of(str(call.relation.relation)))
     log_tables = {
         source.relation
         for _, source in sources
         if source.relation is not None and not source.is_projectable
     }
-    return Statement(tree, scopes, calls, items, log_tables, values)
+    return Statement(tree, scopes, calls, items, log_tables, values, vectors)
 
 
 def number_parameters(sql: str) -> str:
@@ -146,13 +181,14 @@ def bind_parameters(
 
 def _mentioned_columns(tree: exp.Query) -> set[str] | None:
     """Names that may be columns; None when a star or the like shows columns not named."""
+    sources = _source_names(tree)
     for node in tree.walk():
         shows_all = isinstance(node, exp.Star) and not isinstance(node.parent, exp.Count)
         if shows_all or isinstance(node, exp.Pivot | exp.Columns):
             return None
         if isinstance(node, exp.Join) and node.method == "NATURAL":
             return None
-        if isinstance(node, exp.Column) and node.name.lower() in _source_names(tree):
+        if isinstance(node, exp.Column) and node.name.lower() in sources:
             return None  # a whole row, perhaps
     return {node.name.lower() for node in tree.find_all(exp.Identifier)}
 
@@ -162,7 +198,7 @@ def _source_names(tree: exp.Query) -> set[str]:
 
 
 def _keep(columns: set[str] | None, relation: str) -> tuple[str, ...]:
-    known = PROJECTABLE[relation]
+    known = PROJECTABLE["tokens" if relation == LONG else relation]
     return known if columns is None else tuple(name for name in known if name in columns)
 
 
@@ -195,11 +231,21 @@ def rewrite(statement: Statement) -> tuple[str, dict[str, str]]:
             scope.select.append("expressions", tree)
     for item in statement.items:
         names[item.table] = str(item.source.relation)
-        node = item.source.node
-        if not node.alias and not node.args.get("pivots"):
-            node.set("alias", exp.TableAlias(this=exp.to_identifier(node.name, quoted=True)))
-        node.set("this", exp.to_identifier(item.table))
+        _name_table(item)
     return statement.tree.sql("duckdb"), names
+
+
+def _name_table(item: Item) -> None:
+    """Put an item's table where its relation is named."""
+    node = item.source.node
+    if not node.alias and not node.args.get("pivots"):
+        node.set("alias", exp.TableAlias(this=exp.to_identifier(node.name, quoted=True)))
+    if not item.long:
+        node.set("this", exp.to_identifier(item.table))
+        return
+    union = write_union(item.table, item.columns, item.long, item.source.hidden)
+    kept = {key: node.args[key] for key in ("alias", "pivots", "joins") if node.args.get(key)}
+    node.replace(exp.Subquery(this=union, **kept))
 
 
 def _name_outputs(statement: Statement) -> None:
@@ -221,12 +267,10 @@ def _add_score(
 ) -> str:
     """Add a score column to the relation of a call, and hand it through to where it is called."""
     item = next(item for item in statement.items if item.source is call.relation)
-    column = next((name for name, known in item.scores.items() if known == measurement), None)
-    if column is None:
-        column = f"{RESERVED}_score_{sum(len(other.scores) for other in statement.items)}"
-        item.scores[column] = measurement
+    column = statement.add_score(item, measurement)
+    if column not in item.source.hidden:
         item.source.hidden.append(column)
-        names[column] = call.text
+    names[column] = call.text
     for outer, inner, scope in zip(call.sources, call.sources[1:], call.scopes[1:], strict=False):
         assert outer.derived is not None
         if column not in outer.derived.hidden:
@@ -259,13 +303,21 @@ def _refuse_implicit_columns(scope: Scope) -> None:
     for source in scope.sources:
         columns = (column for pivot in source.pivots for column in pivot.find_all(exp.Column))
         mentioned = {column.name for column in columns}
-        is_natural = source.join is not None and source.join.method == "NATURAL"
-        if set(source.hidden_columns) - mentioned and (is_natural or source.pivots):
+        is_grouped = bool(source.pivots) and bool(set(source.hidden_columns) - mentioned)
+        if is_grouped or _is_joined_by_score(scope, source):
             raise SqlError(
                 f"{source.alias!r} carries a score and cannot be "
-                f"{'joined NATURAL' if is_natural else 'pivoted'}",
+                f"{'pivoted' if is_grouped else 'joined NATURAL'}",
                 mend="name the columns in a query around it",
             )
+
+
+def _is_joined_by_score(scope: Scope, source: Source) -> bool:
+    """Whether a NATURAL join would compare a score that both of its sides carry."""
+    if source.join is None or source.join.method != "NATURAL":
+        return False
+    others = (other.hidden_columns for other in scope.sources if other is not source)
+    return any(set(source.hidden_columns) & set(hidden) for hidden in others)
 
 
 def _is_inner_query(node: exp.Expr, select: exp.Select) -> bool:

@@ -48,7 +48,7 @@ class Readings:
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.segments = tuple(segments)
-        tables = [segment.table("responses").select(_COLUMNS) for segment in segments]
+        tables = [segment.table("responses", _COLUMNS) for segment in segments]
         whole = pa.concat_tables([_EMPTY, *tables]).combine_chunks()
         self.table = pa.table(
             {name: _compress(whole[name]) for name in whole.column_names if name not in _PLACES}

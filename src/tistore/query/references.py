@@ -5,8 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from tistore.errors import AmbiguousVectorError, ConfigError, UnknownVectorError, nearest
+from tistore.errors import (
+    AmbiguousVectorError,
+    ConfigError,
+    UnknownVectorError,
+    VectorMismatchError,
+    nearest,
+)
+from tistore.query.expressions import Term, clean, combine, is_expression, read_expression
 from tistore.schemas.digest import digest
 from tistore.schemas.site import Site
 from tistore.schemas.vector import Vector, VectorReference
@@ -14,20 +22,25 @@ from tistore.schemas.vector import Vector, VectorReference
 _HASH_PREFIX = re.compile(r"[0-9a-f]{8,32}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Direction:
     """
     A vector and the site whose activations it is to be applied to.
 
+    Two are equal when neither their scores nor their names differ.
+
     Attributes:
         vector: The vector.
         site: Usually the vector's own; another when the query names a layer it was not fitted at.
+        parts: What a linear combination adds up: coefficients, and the directions at the same site
+            whose unit vectors they multiply. Empty for any other vector.
     """
 
     vector: Vector
     site: Site
+    parts: tuple[tuple[float, Direction], ...] = ()
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Name of its scores in the cache: the same direction at the same site, the same scores."""
         if self.site == self.vector.site:
@@ -36,36 +49,86 @@ class Direction:
 
     @property
     def note(self) -> str | None:
-        """What to tell when the vector is read at a layer it was not fitted at."""
-        if self.site == self.vector.site:
+        """What to tell when a vector is read at a layer it was not fitted at."""
+        moved = [part for part in self._fitted if part.vector.site != self.site]
+        if not moved:
             return None
-        return f"{self.vector.reference} is applied to layer {self.site.layer}"
+        names = dict.fromkeys(part.vector.reference for part in moved)
+        are = "is" if len(names) == 1 else "are"
+        return f"{' and '.join(names)} {are} applied to layer {self.site.layer}"
+
+    @property
+    def fitted_vectors(self) -> tuple[Vector, ...]:
+        """The vectors that were fitted: itself, or what a combination adds up."""
+        return tuple(part.vector for part in self._fitted)
+
+    @property
+    def _fitted(self) -> tuple[Direction, ...]:
+        return tuple(part for _, part in self.parts) or (self,)
 
     def __str__(self) -> str:
         """Name the vector, and the layer where it is not its own."""
-        if self.site == self.vector.site:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
+        if all(part.vector.site == self.site for part in self._fitted):
             return self.vector.reference
         return f"{self.vector.reference} on layer {self.site.layer}"
+
+    def __eq__(self, other: object) -> bool:
+        """Compare names, sites and values; an expression is worked out anew each time."""
+        if not isinstance(other, Direction):
+            return NotImplemented
+        return self.key == other.key and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        """Agree with equality."""
+        return hash((str(self), self.key))
 
 
 def resolve(text: str, layer: int | None, vectors: Sequence[Vector]) -> Direction:
     """
-    Find the one vector a reference means.
+    Find the one vector a reference means, or work out the one an expression makes of several.
 
     A trait's full name goes before the short name of another. With `layer`, a reference that
     names none takes the vector fitted there; where there is none, the selected vector is applied
     to that layer. Of several vectors of one trait the largest `separation` is taken, if all have
     one.
 
+    A name that is in the store as it was written goes before its reading as an expression.
+
     Args:
-        text: `trait`, `category/trait`, `trait@26`, `trait:probe@26`, or a vector's hash.
+        text: `trait`, `category/trait`, `trait@26`, `trait:probe@26`, or a vector's hash; or an
+            expression of these, such as `refusal - 0.5*sycophancy@26` (a sum of unit vectors) or
+            `refusal without 443, 1802` (these dimensions set to 0); see `read_expression`.
         layer: Layer whose activations are wanted; the vector's own when None.
         vectors: Every vector of the store.
 
     Raises:
-        UnknownVectorError: None answers to the reference.
+        UnknownVectorError: None answers to a reference, or the expression is malformed.
         AmbiguousVectorError: Several do, and nothing tells which is meant.
+        VectorMismatchError: The parts of an expression lie at different sites or differ in width,
+            or have no such dimension.
+        QueryError: The parts cancel each other.
     """
+
+    def is_name(stretch: str) -> bool:
+        return bool(_match(stretch, vectors))
+
+    if not is_expression(text):
+        return _resolve_reference(text, layer, vectors)
+    terms = read_expression(text, is_name)
+    parts = [_resolve_term(term, layer, vectors) for term in terms]
+    if len(terms) == 1 and terms[0].coefficient == 1:
+        return parts[0]
+    _check_together(text, parts)
+    vector = combine(terms, [part.vector for part in parts], parts[0].site)
+    weights = (term.coefficient for term in terms)
+    return Direction(vector, vector.site, tuple(zip(weights, parts, strict=True)))
+
+
+def _resolve_reference(text: str, layer: int | None, vectors: Sequence[Vector]) -> Direction:
     candidates = _find(text, vectors)
     if layer is not None and "@" not in text:
         candidates = [vector for vector in candidates if vector.layer == layer] or candidates
@@ -74,18 +137,67 @@ def resolve(text: str, layer: int | None, vectors: Sequence[Vector]) -> Directio
     return Direction(vector, site)
 
 
+def _resolve_term(term: Term, layer: int | None, vectors: Sequence[Vector]) -> Direction:
+    found = _resolve_reference(term.reference, layer, vectors)
+    if not term.dimensions:
+        return found
+    return Direction(clean(found.vector, term), found.site)
+
+
+def _check_together(text: str, parts: Sequence[Direction]) -> None:
+    """Refuse to add up what is read at different sites, or is not equally wide."""
+    first = parts[0]
+    for part in parts[1:]:
+        if part.site != first.site:
+            at_one_layer = f"name a layer for all, as project({text!r}, {first.site.layer})"
+            is_one_component = part.site.component == first.site.component
+            raise VectorMismatchError(
+                f"{text!r} adds up {first.vector.reference} at {first.site} "
+                f"and {part.vector.reference} at {part.site}",
+                mend=at_one_layer if is_one_component else "add up vectors of one component",
+            )
+        if part.vector.hidden != first.vector.hidden:
+            raise VectorMismatchError(
+                f"{text!r} adds up {first.vector.reference}, {first.vector.hidden} wide, "
+                f"and {part.vector.reference}, {part.vector.hidden} wide",
+                mend="add up vectors of one model",
+            )
+
+
 def _find(text: str, vectors: Sequence[Vector]) -> list[Vector]:
+    if found := _match(text, vectors):
+        return found
     try:
         reference = VectorReference.parse(text)
     except ConfigError as error:
         raise UnknownVectorError(error.message, mend=error.mend) from error
+    raise UnknownVectorError(
+        f"no vector {text!r}; {_suggest(reference, vectors)}", mend=_hint_at_spaces(text, vectors)
+    )
+
+
+def _match(text: str, vectors: Sequence[Vector]) -> list[Vector]:
+    """Every vector that answers to a reference; none where the text is no reference."""
+    try:
+        reference = VectorReference.parse(text)
+    except ConfigError:
+        return []
     found = [vector for vector in vectors if reference.matches(vector)]
     exact = [vector for vector in found if vector.trait == reference.trait]
-    if not found and _HASH_PREFIX.fullmatch(text):
-        found = [vector for vector in vectors if vector.content_hash.startswith(text)]
-    if not found:
-        raise UnknownVectorError(f"no vector {text!r}; {_suggest(reference, vectors)}")
+    if not found and _HASH_PREFIX.fullmatch(text.strip()):
+        found = [vector for vector in vectors if vector.content_hash.startswith(text.strip())]
     return list({vector.content_hash: vector for vector in exact or found}.values())
+
+
+def _hint_at_spaces(text: str, vectors: Sequence[Vector]) -> str | None:
+    """Tell how an expression is written to who has left its spaces out."""
+    spaced = re.sub(r"(?<=\S)([+-])(?=\S)", r" \1 ", text)
+    try:
+        terms = read_expression(spaced, lambda stretch: bool(_match(stretch, vectors)))
+    except UnknownVectorError:
+        return None
+    is_meant = len(terms) > 1 and all(_match(term.reference, vectors) for term in terms)
+    return f"a combination has spaces around + and -: {spaced!r}" if is_meant else None
 
 
 def _suggest(reference: VectorReference, vectors: Sequence[Vector]) -> str:

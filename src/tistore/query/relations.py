@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tistore.query.readings import Ids, Pairs, Readings
-from tistore.schemas.tables import LOG_TABLES
+from tistore.schemas.tables import LOG_TABLES, SEGMENT_TABLES
 
 READING_COLUMNS = ("response_id", "organism", "reader", "prompt_set", "prompt_id", "sample")
 """What every projectable relation says of the reading a row is of."""
@@ -34,15 +34,23 @@ PLAIN_COLUMNS: dict[str, tuple[str, ...]] = {
 DIFF_OF = {"response_diffs": "responses", "clause_diffs": "clauses", "token_diffs": "tokens"}
 """Each relation of differences, and the relation whose values it takes the difference of."""
 
+LONG = "scores"
+"""The relation with a row for each vector and token."""
+
+LONG_COLUMNS = ("vector", "layer", "score")
+"""What it says beyond `tokens`."""
+
 
 def _with_baseline(columns: Sequence[str]) -> tuple[str, ...]:
     place = columns.index("reader") + 1
     return (*columns[:place], "baseline", *columns[place:])
 
 
-PROJECTABLE: dict[str, tuple[str, ...]] = PLAIN_COLUMNS | {
-    diff: _with_baseline(PLAIN_COLUMNS[plain]) for diff, plain in DIFF_OF.items()
-}
+PROJECTABLE: dict[str, tuple[str, ...]] = (
+    PLAIN_COLUMNS
+    | {diff: _with_baseline(PLAIN_COLUMNS[plain]) for diff, plain in DIFF_OF.items()}
+    | {LONG: (*PLAIN_COLUMNS["tokens"], *LONG_COLUMNS)}
+)
 """Columns of each relation on which `project()` works."""
 
 RELATIONS: dict[str, tuple[str, ...]] = PROJECTABLE | {
@@ -60,6 +68,11 @@ READING_LEVEL: dict[str, tuple[str, ...]] = {
 """Columns that have one value for a whole reading, or pair of readings."""
 
 
+def level_of(relation: str) -> str:
+    """Tell what a row of a projectable relation is: one of `responses`, `clauses`, `tokens`."""
+    return "tokens" if relation == LONG else DIFF_OF.get(relation, relation)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Spans:
     """
@@ -75,6 +88,9 @@ class Spans:
     def rows(self, offsets: NDArray[np.int64]) -> Ids:
         """Number every row, segment s beginning at offsets[s]."""
         starts = offsets[self.segment] + self.start
+        if len(starts) and np.array_equal(starts[1:], (starts + self.length)[:-1]):
+            # Stretches that follow on each other, as whole segments do, are one.
+            return np.arange(starts[0], starts[-1] + self.length[-1])
         before = np.cumsum(self.length) - self.length
         within = np.arange(int(self.length.sum())) - np.repeat(before, self.length)
         return np.repeat(starts, self.length) + within
@@ -101,7 +117,7 @@ class Extent:
     @property
     def level(self) -> str:
         """What a row is: one of `responses`, `clauses`, `tokens`."""
-        return DIFF_OF.get(self.relation, self.relation)
+        return level_of(self.relation)
 
     @property
     def segments(self) -> list[int]:
@@ -147,21 +163,44 @@ def _lay_out(extent: Extent, columns: Sequence[str]) -> tuple[Ids, pa.Table]:
     places = np.repeat(np.arange(len(extent.ids)), spans.length)
     names = [name for name in columns if name not in (*READING_COLUMNS, "baseline")]
     segments = extent.readings.segments_of(extent.ids)
-    tables = [extent.readings.segments[s].table(extent.level).select(names) for s in segments]  # type: ignore[arg-type]
+    tables = [extent.readings.segments[s].table(extent.level, names) for s in segments]  # type: ignore[arg-type]
     if not tables or not names:
-        return places, pa.table({name: [] for name in names})
+        return places, _EMPTY[extent.level].select(names)
     offsets = compact_offsets(extent.readings, segments, [table.num_rows for table in tables])
     encoded = pa.concat_tables(tables)
-    for name in ("token", "role"):
+    for name in _REPETITIVE:
         if name in names:
             place = encoded.column_names.index(name)
             # One dictionary for all chunks, so that rows can be taken across them.
             unified = encoded[name].combine_chunks().dictionary_encode()
             encoded = encoded.set_column(place, name, unified)
     rows = spans.rows(offsets)
-    if len(rows) == encoded.num_rows and np.array_equal(rows, np.arange(len(rows))):
-        return places, encoded
+    if is_stretch(rows):
+        return places, encoded.slice(int(rows[0]), len(rows))
     return places, encoded.take(pa.array(rows))
+
+
+_REPETITIVE = ("token", "role")
+"""Text columns of few values, which are numbered through."""
+
+_EMPTY = {
+    name: pa.table(
+        {
+            field.name: pa.array([], field.type).dictionary_encode()
+            if field.name in _REPETITIVE
+            else pa.array([], field.type)
+            for field in SEGMENT_TABLES[name]
+        }
+    )
+    for name in ("tokens", "clauses")
+}
+
+
+def is_stretch(rows: Ids) -> bool:
+    """Whether rows follow on each other, so that they need not be picked one by one."""
+    if not len(rows) or rows[-1] - rows[0] != len(rows) - 1:
+        return False
+    return bool((np.diff(rows) == 1).all())
 
 
 def compact_offsets(
@@ -175,16 +214,16 @@ def compact_offsets(
 
 def token_spans(extent: Extent) -> Spans:
     """Rows of the tokens of an extent's readings; of those both readings have for differences."""
-    first, stop = shared_positions(extent)
-    readings, ids = extent.readings, extent.ids
-    start = readings.row_start[ids] + first - readings.first_position[ids]
-    return Spans(readings.segment[ids], start, stop - first)
+    return spans_at(extent.readings, extent.ids, *shared_positions(extent))
 
 
 def baseline_spans(extent: Extent) -> Spans:
     """Rows of the same tokens in the baselines."""
-    first, stop = shared_positions(extent)
-    readings, ids = extent.readings, extent.pairs.baseline
+    return spans_at(extent.readings, extent.pairs.baseline, *shared_positions(extent))
+
+
+def spans_at(readings: Readings, ids: Ids, first: Ids, stop: Ids) -> Spans:
+    """Rows of stretches of positions, one stretch for each of some readings."""
     start = readings.row_start[ids] + first - readings.first_position[ids]
     return Spans(readings.segment[ids], start, stop - first)
 
@@ -201,6 +240,14 @@ def shared_positions(extent: Extent) -> tuple[Ids, Ids]:
     return first, np.maximum(first, stop)
 
 
+def count_rows(extent: Extent) -> int:
+    """Count an extent's rows; for clauses, which are not counted without reading, too many."""
+    if extent.level == "responses":
+        return len(extent.ids)
+    first, stop = shared_positions(extent)
+    return int((stop - first).sum())
+
+
 def count_unmatched(extent: Extent) -> int:
     """Token rows of either side of an extent's pairs that the other side lacks."""
     first, stop = shared_positions(extent)
@@ -215,7 +262,7 @@ def clause_spans(extent: Extent) -> Spans:
     segment_of = extent.readings.segment[extent.ids]
     for segment in extent.readings.segments_of(extent.ids):
         # Clauses lie in the order of their readings.
-        reading = extent.readings.segments[segment].table("clauses")["reading"].to_numpy()
+        reading = extent.readings.segments[segment].column("clauses", "reading")
         here = np.flatnonzero(segment_of == segment)
         index = extent.ids[here] - extent.readings.offsets[segment]
         start[here] = np.searchsorted(reading, index, side="left")

@@ -1,56 +1,185 @@
-"""The scan: activations of one site of a segment, against directions."""
+"""The scan: activations of sites, against directions, in one pass."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tistore.query.product import Product, choose_product, one_thread_each
 from tistore.schemas.site import Site
-from tistore.store.segment import Segment
+from tistore.store.chunks import Chunk
+from tistore.store.segment import Segment, SiteStream
 
-_READ_BYTES = 16 * 1024 * 1024
-_PRODUCT_ROWS = 256  # a block this high stays in cache between the cast and the product
+Scores = NDArray[np.float32]
 
 
-def scan_site(
-    segment: Segment,
-    site: Site,
-    units: NDArray[np.float32],
-    progress: Callable[[int], None] = lambda rows: None,
-) -> NDArray[np.float32]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Scan:
     """
-    Score every row of a segment along several directions, in one pass.
+    One site of a segment, and the directions to score it along.
 
-    Blocks are read and multiplied side by side; the products are accumulated in float32, and the
-    site's exponent is applied to them, not to the activations.
-
-    Args:
+    Attributes:
         segment: Segment that has the site.
         site: Where to read.
-        units: (direction, hidden), each of length 1.
-        progress: Called with the rows of each block once it is scored.
-
-    Returns:
-        (direction, row) float32, contiguous, in the activations' true units.
+        units: (direction, hidden) float32, each of length 1.
     """
-    scores = np.empty((len(units), segment.n_rows), dtype=np.float32)
-    columns = np.ascontiguousarray(units.T)
-    block_rows = max(_PRODUCT_ROWS, _READ_BYTES // (2 * segment.hidden))
-    scale = np.float32(np.ldexp(1.0, segment.exponent(site)))
 
-    def score_block(start: int) -> int:
-        stop = min(start + block_rows, segment.n_rows)
-        values = segment.read(site, start, stop)
-        for first in range(0, len(values), _PRODUCT_ROWS):
-            product = values[first : first + _PRODUCT_ROWS].astype(np.float32) @ columns
-            scores[:, start + first : start + first + len(product)] = (product * scale).T
-        return stop - start
+    segment: Segment
+    site: Site
+    units: NDArray[np.float32]
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
-        for rows in threads.map(score_block, range(0, segment.n_rows, block_rows)):
-            progress(rows)
-    return scores
+
+def run_scans(
+    scans: Sequence[Scan],
+    finish: Callable[[Scan, Scores], None],
+    progress: Callable[[int], None] = lambda size_bytes: None,
+    n_threads: int | None = None,
+) -> None:
+    """
+    Score every row of some sites, reading each once.
+
+    Reading, decoding and multiplying go on side by side, a chunk to a thread, and from one
+    segment straight on to the next; a thread needs room for one chunk, whatever the store's size.
+    When it is interrupted, or a chunk is damaged, what is finished has been handed over.
+
+    Args:
+        scans: What to score, in this order.
+        finish: Given each scan's scores once they are complete, (direction, row) float32 in the
+            activations' true units; called from the scan's threads.
+        progress: Called with the bytes of activations of each block once it is scored.
+        n_threads: Threads; one for each processor when None.
+
+    Raises:
+        IntegrityError: A chunk is damaged.
+    """
+    for scan in scans:
+        if scan.segment.n_rows == 0:
+            finish(scan, np.empty((len(scan.units), 0), dtype=np.float32))
+    scans = [scan for scan in scans if scan.segment.n_rows]
+    if not scans:
+        return
+    n_values = sum(scan.segment.n_rows * scan.segment.hidden for scan in scans)
+    crew = _Crew(
+        work=_list_work(scans),
+        make_product=choose_product(max(len(scan.units) for scan in scans), n_values),
+        finish=finish,
+        progress=progress,
+    )
+    with one_thread_each():
+        crew.run(n_threads or count_processors())
+
+
+def count_processors() -> int:
+    """Count the processors this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+@dataclass(slots=True, eq=False)
+class _Pass:
+    """A scan under way."""
+
+    scan: Scan
+    stream: SiteStream
+    scores: Scores
+    blocks_left: int
+
+
+def _list_work(scans: Sequence[Scan]) -> Iterator[tuple[_Pass, Chunk]]:
+    """Give out blocks one after the other, the disk being told of the next scan beforehand."""
+    following = iter(scans)
+    upcoming = _open_stream(next(following, None))
+    for scan in scans:
+        stream, upcoming = upcoming, _open_stream(next(following, None))
+        assert stream is not None
+        blocks = stream.blocks()
+        scores = np.empty((len(scan.units), scan.segment.n_rows), dtype=np.float32)
+        under_way = _Pass(scan, stream, scores, len(blocks))
+        for block in blocks:
+            yield under_way, block
+
+
+def _open_stream(scan: Scan | None) -> SiteStream | None:
+    if scan is None:
+        return None
+    stream = scan.segment.stream(scan.site)
+    stream.expect()
+    return stream
+
+
+@dataclass(slots=True, eq=False)
+class _Crew:
+    """The threads of one run, and what they share."""
+
+    work: Iterator[tuple[_Pass, Chunk]]
+    make_product: Callable[[NDArray[np.float32]], Product]
+    finish: Callable[[Scan, Scores], None]
+    progress: Callable[[int], None]
+    lock: Lock = field(default_factory=Lock)
+    ended: SimpleQueue[BaseException | None] = field(default_factory=SimpleQueue)
+    is_stopped: bool = False
+
+    def run(self, n_threads: int) -> None:
+        threads = [Thread(target=self._labour, daemon=True) for _ in range(n_threads)]
+        for thread in threads:
+            thread.start()
+        failure: BaseException | None = None
+        try:
+            for _ in threads:
+                failure = self.ended.get() or failure
+                self.is_stopped |= failure is not None
+        finally:
+            # An interrupt lands here, too: nobody is left at work when it goes on its way.
+            self.is_stopped = True
+            for thread in threads:
+                thread.join()
+        if failure is not None:
+            raise failure
+
+    def _labour(self) -> None:
+        buffers: dict[tuple[int, ...], NDArray[Any]] = {}
+        units: NDArray[np.float32] | None = None
+        try:
+            while not self.is_stopped and (task := self._take()) is not None:
+                under_way, block = task
+                if under_way.scan.units is not units:
+                    units = under_way.scan.units
+                    product = self.make_product(units)
+                self._score(under_way, block, product, buffers)
+                self._check_off(under_way)
+        except BaseException as error:
+            self.ended.put(error)
+        else:
+            self.ended.put(None)
+
+    def _take(self) -> tuple[_Pass, Chunk] | None:
+        with self.lock:
+            return next(self.work, None)
+
+    def _score(
+        self,
+        under_way: _Pass,
+        block: Chunk,
+        product: Product,
+        buffers: dict[tuple[int, ...], NDArray[Any]],
+    ) -> None:
+        rows = under_way.stream.read(block, buffers)
+        scores = under_way.scores[:, block.start : block.stop]
+        product(rows, scores)
+        if exponent := under_way.scan.segment.exponent(under_way.scan.site):
+            scores *= np.float32(np.ldexp(1.0, exponent))
+        self.progress(rows.nbytes)
+
+    def _check_off(self, under_way: _Pass) -> None:
+        with self.lock:
+            under_way.blocks_left -= 1
+            is_last = under_way.blocks_left == 0
+        if is_last:
+            self.finish(under_way.scan, under_way.scores)

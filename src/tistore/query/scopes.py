@@ -9,11 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
+from typing import TypeVar
 
 from sqlglot import exp
 
 from tistore.errors import SqlError, nearest
 from tistore.query.relations import PROJECTABLE, RELATIONS
+
+_MOST_INLINED = 50
+
+_Tree = TypeVar("_Tree", bound=exp.Expr)
 
 
 @dataclass(slots=True, eq=False)
@@ -24,6 +30,7 @@ class Derived:
     Attributes:
         query: Its tree.
         scope: Its scope, when it is a single SELECT.
+        ctes: Queries that can be named in it, by name, those of its own left out.
         is_recursive: Whether it may refer to itself.
         uses: Where it is named.
         hidden: Score columns handed through it, which no star may show.
@@ -31,6 +38,7 @@ class Derived:
 
     query: exp.Query
     scope: Scope | None
+    ctes: Mapping[str, Derived] = field(default_factory=dict)
     is_recursive: bool = False
     uses: list[tuple[Scope, Source]] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
@@ -158,7 +166,8 @@ class _Reader:
             name = cte.alias.lower()
             if not isinstance(cte.this, exp.Query):
                 raise SqlError(f"WITH {cte.alias}: only a query can stand here")
-            derived = Derived(cte.this, None, is_recursive=bool(with_.args.get("recursive")))
+            is_recursive = bool(with_.args.get("recursive"))
+            derived = Derived(cte.this, None, dict(known), is_recursive)
             inside = known | {name: derived} if derived.is_recursive else known
             derived.scope = self.read_query(cte.this, inside, None, False)
             known[name] = derived
@@ -196,9 +205,13 @@ class _Reader:
         is_nested: bool = False,
     ) -> None:
         is_nested = is_nested or bool(node.args.get("joins"))
-        if isinstance(node, exp.Table):
+        skip: tuple[str, ...]
+        if isinstance(node, exp.Table) and isinstance(node.this, exp.GenerateSeries):
+            self.seen.add(id(node))
+            source, skip = Source(_alias(node), node), ()
+        elif isinstance(node, exp.Table):
             source = self._read_table(node, scope)
-            skip: tuple[str, ...] = ("this", "joins")
+            skip = ("this", "joins")
         elif isinstance(node, exp.Subquery) and isinstance(node.this, exp.Table):
             if node.alias:
                 raise SqlError(
@@ -223,7 +236,7 @@ class _Reader:
         else:
             raise SqlError(
                 f"{node.sql('duckdb')} is refused: "
-                "a FROM names relations, queries, VALUES or UNNEST",
+                "a FROM names relations, queries, VALUES, UNNEST or range(n)",
                 mend=f"the relations are {', '.join(RELATIONS)}",
             )
         source.join, source.is_nested = join, is_nested
@@ -255,6 +268,40 @@ class _Reader:
         if name not in RELATIONS:
             raise SqlError(f"no relation {node.name!r}; {nearest(name, [*RELATIONS, *scope.ctes])}")
         return Source(alias, node, relation=name)
+
+
+def inline(tree: _Tree, ctes: Mapping[str, Derived]) -> _Tree | None:
+    """
+    Write the CTEs that are named in a tree into it, as subqueries.
+
+    Returns:
+        A copy; None when there are too many: each may name the one before it twice.
+    """
+    copied = tree.copy()
+    left: list[tuple[exp.Expr, Mapping[str, Derived]]] = [(copied, ctes)]
+    for n_done in count():
+        if not left:
+            return copied
+        if n_done > _MOST_INLINED:
+            return None
+        part, seen = left.pop()
+        own = {cte.alias.lower() for cte in part.find_all(exp.CTE)}
+        for table in list(part.find_all(exp.Table)):
+            derived = seen.get(table.name.lower())
+            if derived is not None and not derived.is_recursive and table.name.lower() not in own:
+                subquery = _spell_out(table, derived)
+                table.replace(subquery)
+                left.append((subquery, derived.ctes))
+    raise AssertionError
+
+
+def _spell_out(table: exp.Table, derived: Derived) -> exp.Subquery:
+    cte = derived.query.parent
+    columns = cte.args["alias"].columns if isinstance(cte, exp.CTE) else []
+    alias = exp.TableAlias(
+        this=exp.to_identifier(table.alias_or_name), columns=[name.copy() for name in columns]
+    )
+    return exp.Subquery(this=derived.query.copy(), alias=alias)
 
 
 def _alias(node: exp.Expr) -> str:

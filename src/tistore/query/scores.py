@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tistore.errors import StoreError
 from tistore.query.references import Direction
-from tistore.query.scan import scan_site
-from tistore.store.score_files import has_scores, read_scores, write_scores
+from tistore.query.scan import Scan, run_scans
+from tistore.store.score_files import ScoreFolder
 from tistore.store.segment import Segment
 
-_MEMORY_BYTES = 512 * 1024 * 1024
+_MEMORY_BYTES = 256 * 1024 * 1024
 
 TokenScores = NDArray[np.float32]
+Key = tuple[str, str]
+"""A direction's key, and a segment's uuid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class ScoreRequest:
     segment: Segment
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> Key:
         """What the scores depend on: the direction at its site, and the segment."""
         return self.direction.key, self.segment.uuid
 
@@ -44,19 +46,26 @@ class ScoreCache:
     Scores computed before. Shared by all queries of a store.
 
     Args:
-        folder: Where score files lie; made when the first is written.
+        folder: Where they lie on disk.
         memory_bytes: How much is kept in memory, the least recently used going first.
     """
 
-    def __init__(self, folder: Path, memory_bytes: int = _MEMORY_BYTES) -> None:
+    def __init__(self, folder: ScoreFolder, memory_bytes: int = _MEMORY_BYTES) -> None:
         self.folder = folder
-        self._memory_bytes = memory_bytes
-        self._kept: OrderedDict[tuple[str, str], TokenScores] = OrderedDict()
+        self.memory_bytes = memory_bytes
+        self._kept: OrderedDict[Key, TokenScores] = OrderedDict()
+        self._kept_bytes = 0
         self._lock = Lock()
+
+    def directions(self) -> set[str]:
+        """Keys of the directions that have scores for some segment."""
+        with self._lock:
+            kept = {direction for direction, _ in self._kept}
+        return kept | self.folder.directions()
 
     def holds(self, request: ScoreRequest) -> bool:
         """Whether the scores seem to be there; a damaged file is only found when it is read."""
-        return request.key in self._kept or has_scores(self.folder, *request.key)
+        return request.key in self._kept or self.folder.has(*request.key)
 
     def find(self, request: ScoreRequest) -> TokenScores | None:
         """Look up scores; None when they must be computed."""
@@ -64,7 +73,7 @@ class ScoreCache:
             if request.key in self._kept:
                 self._kept.move_to_end(request.key)
                 return self._kept[request.key]
-        scores = read_scores(self.folder, *request.key, request.segment.n_rows)
+        scores = self.folder.read(*request.key, request.segment.n_rows)
         if scores is not None:
             self._keep(request.key, scores)
         return scores
@@ -72,24 +81,58 @@ class ScoreCache:
     def add(self, request: ScoreRequest, scores: TokenScores) -> bool:
         """Keep computed scores; False when they could be kept in memory only."""
         self._keep(request.key, scores)
-        return write_scores(self.folder, *request.key, scores)
+        return self.folder.write(*request.key, scores)
 
-    def _keep(self, key: tuple[str, str], scores: TokenScores) -> None:
+    def _keep(self, key: Key, scores: TokenScores) -> None:
         with self._lock:
+            known = self._kept.pop(key, None)
             self._kept[key] = scores
-            self._kept.move_to_end(key)
-            size = sum(kept.nbytes for kept in self._kept.values())
-            while size > self._memory_bytes and len(self._kept) > 1:
+            self._kept_bytes += scores.nbytes - (0 if known is None else known.nbytes)
+            while self._kept_bytes > self.memory_bytes and len(self._kept) > 1:
                 _, dropped = self._kept.popitem(last=False)
-                size -= dropped.nbytes
+                self._kept_bytes -= dropped.nbytes
+
+
+class ScoresOnDemand(Mapping[Key, TokenScores]):
+    """
+    Scores too many for memory: looked up when they are asked for, and given up again.
+
+    Args:
+        requests: All there are.
+        known: Those that are nowhere else.
+        cache: Where the others are; what it has lost since is computed again.
+    """
+
+    def __init__(
+        self, requests: Sequence[ScoreRequest], known: Mapping[Key, TokenScores], cache: ScoreCache
+    ) -> None:
+        self._requests = {request.key: request for request in requests}
+        self._known = known
+        self._cache = cache
+
+    def __getitem__(self, key: Key) -> TokenScores:
+        """Look up, or compute."""
+        if key in self._known:
+            return self._known[key]
+        request = self._requests[key]
+        scores = self._cache.find(request)
+        return compute_scores([request], self._cache)[0][key] if scores is None else scores
+
+    def __iter__(self) -> Iterator[Key]:
+        """Walk the keys."""
+        return iter(self._requests)
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._requests)
 
 
 def find_scores(
     requests: Iterable[ScoreRequest], cache: ScoreCache
-) -> tuple[dict[tuple[str, str], TokenScores], list[ScoreRequest]]:
+) -> tuple[dict[Key, TokenScores], list[ScoreRequest]]:
     """Split requests into the scores that are there and the requests that need a scan."""
-    found: dict[tuple[str, str], TokenScores] = {}
-    missing: dict[tuple[str, str], ScoreRequest] = {}
+    found: dict[Key, TokenScores] = {}
+    missing: dict[Key, ScoreRequest] = {}
     for request in requests:
         if request.key in found or request.key in missing:
             continue
@@ -110,25 +153,128 @@ def read_bytes(requests: Sequence[ScoreRequest]) -> int:
 def compute_scores(
     requests: Sequence[ScoreRequest],
     cache: ScoreCache,
-    progress: Callable[[int], None] = lambda rows: None,
-) -> tuple[dict[tuple[str, str], TokenScores], bool]:
+    progress: Callable[[int], None] = lambda size_bytes: None,
+    n_threads: int | None = None,
+    is_large: bool = False,
+) -> tuple[dict[Key, TokenScores], bool]:
     """
     Compute scores, all directions at one site of a segment in one pass, and cache them.
+
+    Each segment's are cached as soon as they are complete, so that an interrupted query has less
+    to do the next time.
+
+    Args:
+        requests: What to compute.
+        cache: Where to.
+        progress: Called with the bytes of activations of each block once it is scored.
+        n_threads: Threads; one for each processor when None.
+        is_large: Give back only what could not be cached on disk; the rest is read from there.
 
     Returns:
         The scores, and whether all of them were cached on disk.
     """
-    passes: dict[tuple[str, str], list[ScoreRequest]] = {}
-    for request in requests:
-        passes.setdefault((request.segment.uuid, str(request.direction.site)), []).append(request)
-    computed: dict[tuple[str, str], TokenScores] = {}
-    is_cached = True
-    for together in passes.values():
-        units = np.stack([request.direction.vector.unit for request in together])
-        segment, site = together[0].segment, together[0].direction.site
-        for request, scores in zip(
-            together, scan_site(segment, site, units, progress), strict=True
-        ):
+    computed: dict[Key, TokenScores] = {}
+    unwritten: list[ScoreRequest] = []
+
+    def finish(request: ScoreRequest, scores: TokenScores) -> None:
+        is_written = cache.add(request, scores)
+        if not is_written:
+            unwritten.append(request)
+        if not (is_written and is_large):
             computed[request.key] = scores
-            is_cached &= cache.add(request, scores)
-    return computed, is_cached
+
+    _scan(requests, finish, progress, n_threads)
+    return computed, not unwritten
+
+
+def warm_scores(
+    requests: Sequence[ScoreRequest],
+    folder: ScoreFolder,
+    progress: Callable[[int], None] = lambda size_bytes: None,
+    n_threads: int | None = None,
+) -> None:
+    """
+    Compute scores and cache them on disk, keeping none in memory.
+
+    Raises:
+        StoreError: They could not be written.
+    """
+
+    def finish(request: ScoreRequest, scores: TokenScores) -> None:
+        if not folder.write(*request.key, scores):
+            raise StoreError(
+                f"scores could not be written to {folder.path}",
+                mend="free some space there, or set TISTORE_CACHE_DIR to a folder with room",
+            )
+
+    _scan(requests, finish, progress, n_threads)
+
+
+@dataclass(frozen=True, slots=True)
+class Warmed:
+    """
+    What was done to have one direction's scores in the cache.
+
+    Attributes:
+        vector: The direction, as people call it.
+        site: Where it is read.
+        segments: Segments it was wanted for.
+        computed: How many of them were not in the cache.
+        read_bytes: What a pass for these, for it alone, reads.
+    """
+
+    vector: str
+    site: str
+    segments: int
+    computed: int
+    read_bytes: int
+
+
+def summarise(wanted: Sequence[ScoreRequest], missing: Sequence[ScoreRequest]) -> list[Warmed]:
+    """Count what was wanted and what was missing, direction by direction."""
+    directions = {request.direction.key: request.direction for request in wanted}
+    found = []
+    for key, direction in directions.items():
+        lacking = [request for request in missing if request.direction.key == key]
+        segments = sum(request.direction.key == key for request in wanted)
+        found.append(
+            Warmed(str(direction), str(direction.site), segments, len(lacking), read_bytes(lacking))
+        )
+    return found
+
+
+def scan_bytes(requests: Iterable[ScoreRequest]) -> int:
+    """Count the bytes of activations a scan for these would go through, decoded."""
+    sites = {(r.segment.uuid, r.direction.site): r.segment for r in requests}
+    return sum(2 * segment.n_rows * segment.hidden for segment in sites.values())
+
+
+def _scan(
+    requests: Sequence[ScoreRequest],
+    finish: Callable[[ScoreRequest, TokenScores], None],
+    progress: Callable[[int], None],
+    n_threads: int | None,
+) -> None:
+    """Run one pass for each site of a segment, over all directions asked of it."""
+    together: dict[Key, list[ScoreRequest]] = {}
+    for request in requests:
+        together.setdefault((request.segment.uuid, str(request.direction.site)), []).append(request)
+    units: dict[tuple[str, ...], NDArray[np.float32]] = {}
+    asked: dict[int, list[ScoreRequest]] = {}
+    scans = []
+    for group in together.values():
+        keys = tuple(request.direction.key for request in group)
+        if keys not in units:
+            units[keys] = np.stack([request.direction.vector.unit for request in group])
+        # Scans along the same directions share their array, so that its copies are made once.
+        scan = Scan(group[0].segment, group[0].direction.site, units[keys])
+        asked[id(scan)] = group
+        scans.append(scan)
+
+    def hand_out(scan: Scan, scores: TokenScores) -> None:
+        group = asked[id(scan)]
+        for request, row in zip(group, scores, strict=True):
+            # A row of several would keep all of them in memory for as long as it is kept.
+            finish(request, row if len(group) == 1 else row.copy())
+
+    run_scans(scans, hand_out, progress, n_threads)

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tistore.errors import QueryError, nearest
+from tistore.query.span_question import KEYS, Order, SpanQuestion, Statistic, quote
+from tistore.query.span_text import ResponseText, read_texts
 
 if TYPE_CHECKING:
     from tistore.query.store import Store
 
-_CONTEXT_TOKENS = 30
-_KEYS = ("organism", "reader", "baseline", "prompt_set", "prompt_id", "sample", "response_id")
+CONTEXT_TOKENS = 30
+"""Tokens of context on each side of a span."""
 
-# ≤2-token clauses are a quarter of all clauses and most of a raw top 20: short means vary most.
-_MIN_CLAUSE_TOKENS = 3
+_NO_TEXT = ResponseText("", 0, {}, {}, ())
 
 
 @dataclass(frozen=True, slots=True)
-class _Unit:
-    """What a span is: the relation it is a row of, and how wide a window is."""
+class FoundSpans:
+    """
+    The answer to a question about spans.
 
-    relation: str
-    width: int = 1
+    Attributes:
+        question: What was asked.
+        sql: The SQL it was asked in.
+        rows: The spans, best first; see `top_spans`.
+        notes: What a reader of them should know.
+    """
 
-    @classmethod
-    def parse(cls, by: str) -> _Unit:
-        if by in ("clause", "response", "token"):
-            return cls(f"{by}s")
-        if (match := re.fullmatch(r"window:(\d+)", by)) and int(match[1]) > 0:
-            return cls("tokens", int(match[1]))
-        raise QueryError(
-            f"spans cannot be taken by {by!r}", mend="write clause, response, token or window:8"
-        )
+    question: SpanQuestion
+    sql: str
+    rows: list[dict[str, Any]]
+    notes: tuple[str, ...] = ()
 
 
 def top_spans(
@@ -47,8 +48,12 @@ def top_spans(
     baseline: str | None = None,
     n: int = 20,
     sign: int = 1,
+    order: Order | None = None,
+    per_organism: bool = False,
+    rank_by: Statistic = "mean",
     min_tokens: int | None = None,
     where: str | None = None,
+    context: int = CONTEXT_TOKENS,
 ) -> list[dict[str, Any]]:
     """
     Find the spans with the highest scores.
@@ -56,175 +61,198 @@ def top_spans(
     Args:
         store: Where to look.
         trait: Vector reference.
-        by: "clause", "response", "token", or "window:N": N response tokens in a row, the best of
-            those that overlap.
+        by: "clause", "response", "token", "turn", or "window:N": N tokens under audit in a row,
+            the best of those that overlap.
         organism: Author of the texts; every one when None.
         reader: Whose readings; each organism's own when None.
         baseline: Rank by the reader's score minus this reader's, on the same tokens.
-        n: How many at most.
-        sign: 1 for the highest scores, -1 for the lowest.
-        min_tokens: Shortest clause or response; 3 for clauses and 1 for responses when None.
-        where: A further SQL condition on the relation's columns.
+        n: How many at most; of each organism with `per_organism`.
+        sign: 1 for the highest scores, -1 for the lowest; `order` says more.
+        order: "highest", "lowest", or "absolute" for the largest in size; by `sign` when None.
+        per_organism: The best of each organism, grouped, in place of the best of all.
+        rank_by: For responses, "mean", "max", "top3", "top5" or "std"; see `SpanQuestion`.
+        min_tokens: Shortest span; 3 for clauses and 1 for the rest when None.
+        where: A further SQL condition on the relation's columns; see `SpanQuestion`.
+        context: Tokens of context on each side.
 
     Returns:
-        The best first, each with `organism, reader, baseline, prompt_set, prompt_id, sample,
-        response_id, token_start, token_end, text, score, context_before, context_after`.
+        The best first, each with `rank, organism, reader, baseline, prompt_set, prompt_id, sample,
+        response_id, token_start, token_end, text, score, context_before, context_after`. `rank` is
+        the place in its list, from 1. The context is the response's own text; the prompt is not in
+        it. `text` is None where the store holds no strings.
 
     Raises:
         QueryError: An argument names nothing, or nothing is left; the message says what did it.
     """
-    unit = _Unit.parse(by)
-    if sign not in (1, -1) or n < 1:
-        raise QueryError(f"sign is 1 or -1 and n at least 1, not {sign} and {n}")
-    _check_names(store, organism, reader, baseline)
-    relation = unit.relation if baseline is None else f"{unit.relation[:-1]}_diffs"
-    names = {"organism": organism, "reader": reader, "baseline": baseline}
-    filters = _list_filters(unit, names, min_tokens, where)
-    parameters = {name: value for name, value in names.items() if value is not None}
-    order = f"score {'DESC' if sign > 0 else 'ASC'}, response_id, reader, token_start"
-    sql = _write_sql(unit, relation, [condition for _, condition in filters], baseline)
-    # Each window taken rules out fewer than twice its width of others.
-    limit = n * (2 * unit.width - 1)
-    rows = store.sql(f"{sql} ORDER BY {order} LIMIT {limit}", {"trait": trait, **parameters})
-    spans = _take_apart(rows, n)
-    if not spans:
-        raise QueryError(_explain_nothing(store, relation, filters, parameters))
-    return _add_context(store, spans, unit)
-
-
-def _list_filters(
-    unit: _Unit, names: Mapping[str, str | None], min_tokens: int | None, where: str | None
-) -> list[tuple[str, str]]:
-    """Conditions on the relation, each with what people call it."""
-    filters = [(f"{name} {value!r}", f"{name} = ${name}") for name, value in names.items() if value]
-    if names["reader"] is None:
-        filters.append(("texts read by their own author", "reader = organism"))
-    if unit.relation == "tokens":
-        filters.append(("response tokens", "is_response"))
-    else:
-        default = _MIN_CLAUSE_TOKENS if unit.relation == "clauses" else 1
-        least = default if min_tokens is None else int(min_tokens)
-        filters.append((f"at least {least} tokens", f"n_tokens >= {least}"))
-    if where:
-        filters.append((f"where {where}", f"({where})"))
-    return filters
-
-
-def _write_sql(unit: _Unit, relation: str, conditions: Sequence[str], baseline: str | None) -> str:
-    keys = ", ".join(_KEYS if baseline else [key for key in _KEYS if key != "baseline"])
-    columns = {
-        "responses": "NULL AS token_start, NULL AS token_end, text",
-        "clauses": "token_start, token_end, text",
-        "tokens": f"position AS token_start, position + {unit.width} AS token_end, token AS text",
-    }[unit.relation]
-    score = "project($trait)"
-    told = " AND ".join([*conditions, "project($trait) IS NOT NULL"])
-    if unit.width == 1:
-        return f"SELECT {keys}, {columns}, {score} AS score FROM {relation} WHERE {told}"
-    last = unit.width - 1
-    return (
-        f"SELECT {keys}, {columns}, avg({score}) OVER stretch AS score FROM {relation} "
-        f"WHERE {told} WINDOW stretch AS (PARTITION BY {keys} ORDER BY position "
-        f"ROWS BETWEEN CURRENT ROW AND {last} FOLLOWING) "
-        f"QUALIFY last_value(position) OVER stretch = position + {last}"
+    if sign not in (1, -1):
+        raise QueryError(f"sign is 1 or -1, not {sign}")
+    question = SpanQuestion(
+        trait,
+        by=by,
+        organism=organism,
+        reader=reader,
+        baseline=baseline,
+        n=n,
+        order=order or ("highest" if sign > 0 else "lowest"),
+        per_organism=per_organism,
+        rank_by=rank_by,
+        min_tokens=min_tokens,
+        where=where,
     )
+    return find_spans(store, question, context=context).rows
 
 
-def _take_apart(rows: Iterable[dict[str, Any]], n: int) -> list[dict[str, Any]]:
-    """Take spans best first, leaving out those that overlap one taken."""
-    taken: list[dict[str, Any]] = []
+def find_spans(
+    store: Store, question: SpanQuestion, *, context: int = CONTEXT_TOKENS
+) -> FoundSpans:
+    """
+    Answer a question about spans.
+
+    Args:
+        store: Where to look.
+        question: What is asked.
+        context: Tokens of context on each side.
+
+    Raises:
+        QueryError: The question names what is not there, or nothing is left; the message says
+            what did it.
+    """
+    if context < 0:
+        raise QueryError(f"a context has 0 tokens or more, not {context}")
+    _check_names(store, question)
+    sql = question.to_sql(is_read_twice=_is_read_twice(store, question))
+    result = store.sql(sql)
+    spans = list(_take_apart(result.rows(), question))
+    if not spans:
+        raise QueryError(_explain_nothing(store, question))
+    rows = _add_texts(store, spans, question, context)
+    return FoundSpans(question, sql, rows, (*result.notes, *_list_silent(store, question)))
+
+
+def _take_apart(rows: Iterable[dict[str, Any]], question: SpanQuestion) -> Iterator[dict[str, Any]]:
+    """Take spans best first, leaving out those that overlap one taken, and number them."""
+    taken: defaultdict[str, list[range]] = defaultdict(list)
+    ranks: Counter[str | None] = Counter()
     for row in rows:
-        row.setdefault("baseline", None)
-        same = (span for span in taken if all(span[key] == row[key] for key in _KEYS))
-        if row["token_start"] is None or not any(
-            span["token_start"] < row["token_end"] and row["token_start"] < span["token_end"]
-            for span in same
-        ):
-            taken.append(row)
-        if len(taken) == n:
-            break
-    return taken
+        group = row["organism"] if question.per_organism else None
+        place = range(row.get("token_start") or 0, row.get("token_end") or 0)
+        others = taken[row["response_id"]]
+        if ranks[group] == question.n or any(_overlap(place, other) for other in others):
+            continue
+        others.append(place)
+        ranks[group] += 1
+        yield {"rank": ranks[group], **row}
 
 
-def _add_context(
-    store: Store, spans: Sequence[Mapping[str, Any]], unit: _Unit
+def _overlap(one: range, other: range) -> bool:
+    return one.start < other.stop and other.start < one.stop
+
+
+def _add_texts(
+    store: Store, spans: list[dict[str, Any]], question: SpanQuestion, context: int
 ) -> list[dict[str, Any]]:
-    """Add the text around each span, and lay its keys out in order."""
-    marks = {f"r{place}": span["response_id"] for place, span in enumerate(spans)}
-    chosen = f"response_id IN ({', '.join(f'${mark}' for mark in marks)})"
-    found = store.sql(f"SELECT response_id, text FROM responses WHERE {chosen}", marks)
-    texts = dict(found.fetchall())
-    tokens: dict[str, dict[int, tuple[Any, ...]]] = {}
-    for response_id, position, *token in store.sql(
-        "SELECT response_id, position, token, char_start, char_end FROM tokens "
-        f"WHERE {chosen} AND is_response ORDER BY position",
-        marks,
-    ).fetchall():
-        tokens.setdefault(response_id, {})[position] = tuple(token)
-    ids = [span["response_id"] for span in spans]
-    return [
-        _lay_out(span, unit, texts.get(identity), tokens.get(identity, {}))
-        for span, identity in zip(spans, ids, strict=True)
-    ]
+    """Add what the spans' places say, and the text around them."""
+    reading = (
+        "reader = organism" if question.reader is None else f"reader = {quote(question.reader)}"
+    )
+    texts = read_texts(store, (span["response_id"] for span in spans), reading)
+    lay_out = _lay_out_response if question.unit.name == "response" else _lay_out_part
+    return [lay_out(span, texts.get(span["response_id"], _NO_TEXT), context) for span in spans]
+
+
+def _lay_out_response(
+    span: Mapping[str, Any], response: ResponseText, context: int
+) -> dict[str, Any]:
+    start, end = min(response.audited, default=0), max(response.audited, default=-1) + 1
+    return _lay_out(span, start, end, response.text or None, ("", ""))
+
+
+def _lay_out_part(span: Mapping[str, Any], response: ResponseText, context: int) -> dict[str, Any]:
+    start, end = span["token_start"], span["token_end"]
+    text = span["text"] if "text" in span else response.spell(start, end) or None
+    characters = (span["char_start"], span["char_end"]) if "char_start" in span else None
+    around = response.surround(start, end, context, characters)
+    return _lay_out(span, start, end, text, around)
 
 
 def _lay_out(
-    span: Mapping[str, Any], unit: _Unit, text: str | None, tokens: Mapping[int, tuple[Any, ...]]
+    span: Mapping[str, Any], start: int, end: int, text: str | None, around: tuple[str, str]
 ) -> dict[str, Any]:
-    start, end = span["token_start"], span["token_end"]
-    if unit.relation == "responses":
-        start, end = min(tokens, default=0), max(tokens, default=-1) + 1
     return {
-        **{key: span[key] for key in _KEYS},
+        "rank": span["rank"],
+        **{key: span[key] for key in KEYS},
         "token_start": start,
         "token_end": end,
-        "text": _spell(text, tokens, range(start, end)) if unit.width > 1 else span["text"],
+        "text": text,
         "score": span["score"],
-        "context_before": _spell(text, tokens, range(start - _CONTEXT_TOKENS, start)),
-        "context_after": _spell(text, tokens, range(end, end + _CONTEXT_TOKENS)),
+        "context_before": around[0],
+        "context_after": around[1],
     }
 
 
-def _spell(
-    text: str | None, tokens: Mapping[int, tuple[Any, ...]], positions: Iterable[int]
-) -> str:
-    """Characters of some tokens of a response; the tokens' own strings where offsets lack."""
-    found = [tokens[position] for position in positions if position in tokens]
-    if text is not None and found and all(end is not None for _, _, end in found):
-        return text[found[0][1] : found[-1][2]]
-    return "".join(token or "" for token, _, _ in found)
-
-
-def _check_names(
-    store: Store, organism: str | None, reader: str | None, baseline: str | None
-) -> None:
+def _check_names(store: Store, question: SpanQuestion) -> None:
     for column, name, noun in (
-        ("organism", organism, "organism"),
-        ("reader", reader, "reader"),
-        ("reader", baseline, "baseline"),
+        ("organism", question.organism, "organism"),
+        ("reader", question.reader, "reader"),
+        ("reader", question.baseline, "baseline"),
     ):
-        if name is None:
-            continue
-        known = {row[0] for row in store.sql(f"SELECT DISTINCT {column} FROM responses").fetchall()}
-        if name not in known:
+        known = [] if name is None else _list_distinct(store, column, "responses")
+        if name is not None and name not in known:
             raise QueryError(f"no {noun} {name!r}; {nearest(name, known)}")
+    if question.organism is not None and question.baseline is not None:
+        _check_replay(store, question)
 
 
-def _explain_nothing(
-    store: Store,
-    relation: str,
-    filters: Sequence[tuple[str, str]],
-    parameters: Mapping[str, str],
-) -> str:
-    """Say which filter left nothing."""
+def _check_replay(store: Store, question: SpanQuestion) -> None:
+    reader = (
+        "reader = organism" if question.reader is None else f"reader = {quote(question.reader)}"
+    )
+    condition = f"baseline = {quote(str(question.baseline))} AND {reader}"
+    replayed = _list_distinct(store, "organism", "response_diffs", condition)
+    if question.organism in replayed:
+        return
+    by = question.reader or "its author"
+    raise QueryError(
+        f"no response of {question.organism!r} was read by both {by} and {question.baseline!r}; "
+        + (f"those of {', '.join(replayed)} were" if replayed else "no organism's were"),
+        mend="capture the replay, or leave the baseline out",
+    )
+
+
+def _list_distinct(store: Store, column: str, relation: str, condition: str = "true") -> list[str]:
+    rows = store.sql(f"SELECT DISTINCT {column} FROM {relation} WHERE {condition} ORDER BY 1")
+    return [row[0] for row in rows.fetchall()]
+
+
+def _is_read_twice(store: Store, question: SpanQuestion) -> bool:
+    """Whether a reader has read a response under several capture settings."""
+    conditions = " AND ".join(kept.condition for kept in question.list_reading_filters())
+    sql = (
+        f"SELECT count(*) > count(DISTINCT response_id) FROM {question.readings} WHERE {conditions}"
+    )
+    return bool(store.sql(sql).fetchall()[0][0])
+
+
+def _list_silent(store: Store, question: SpanQuestion) -> Iterator[str]:
+    """Name the organisms that a baseline leaves out, when nobody asked for one of them."""
+    if question.baseline is None or question.organism is not None:
+        return
+    conditions = [kept.condition for kept in question.list_reading_filters()]
+    replayed = _list_distinct(store, "organism", "response_diffs", " AND ".join(conditions))
+    known = _list_distinct(store, "organism", "responses", conditions[0])
+    if left_out := sorted(set(known) - set(replayed) - {question.baseline}):
+        yield f"{question.baseline} has read no response of {', '.join(left_out)}: left out"
+
+
+def _explain_nothing(store: Store, question: SpanQuestion) -> str:
+    """Say which condition left nothing."""
     told: list[str] = []
     conditions: list[str] = []
-    for label, condition in filters:
-        told.append(label)
-        conditions.append(condition)
-        used = {name: parameters[name] for name in parameters if f"${name}" in " ".join(conditions)}
-        sql = f"SELECT count(*) FROM {relation} WHERE {' AND '.join(conditions)}"
-        if store.sql(sql, used).fetchall()[0][0] == 0:
+    for kept in question.list_filters():
+        told.append(kept.label)
+        conditions.append(kept.condition)
+        sql = f"SELECT count(*) FROM {question.relation} WHERE {' AND '.join(conditions)}"
+        if store.sql(sql).fetchall()[0][0] == 0:
             after = f" among {', '.join(told[:-1])}" if told[:-1] else ""
-            return f"nothing in {relation} is left by: {label}{after}"
-    return f"none of the rows in {relation} has a score, or none is long enough"
+            return f"nothing in {question.relation} is left by: {kept.label}{after}"
+    return f"none of the rows in {question.relation} has a score, or none is long enough"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from tistore.errors import VectorMismatchError
 from tistore.query.engine import Engine
 from tistore.query.explanation import Explanation
-from tistore.query.guard import Limits
+from tistore.query.limits import Limits
+from tistore.query.progress import Progress, show_on_terminal
+from tistore.query.references import resolve
 from tistore.query.result import Result
-from tistore.query.scores import ScoreCache
+from tistore.query.scores import ScoreCache, Warmed
+from tistore.schemas.vector import Vector
 from tistore.store.base import BaseStore
+from tistore.store.score_files import ScoreFolder
 
 
 class Store(BaseStore):
@@ -20,9 +25,14 @@ class Store(BaseStore):
 
     Attributes:
         limits: What each query may use; replace it to set other limits.
+        cache_bytes: What the files of cached scores may hold together; no limit when None.
+        on_progress: Told how far a scan is, a few times a second, once it has taken two; keeps a
+            line on the terminal unless replaced.
     """
 
     limits: Limits = Limits()
+    cache_bytes: int | None = 16 * 10**9
+    on_progress: Callable[[Progress], None] = staticmethod(show_on_terminal)
 
     def sql(
         self,
@@ -35,11 +45,13 @@ class Store(BaseStore):
         Answer a query in DuckDB's SQL.
 
         The relations are models, prompts, prompt_sets, vectors, runs, steering, annotations;
-        responses, clauses, tokens; response_diffs, clause_diffs, token_diffs. On the last six,
-        `project('refusal')` is the score along a vector: a token's, or the mean over a clause's or
-        a response's tokens; on differences, the reader's minus the baseline's. `cosine()` and
-        `scaled()` divide by the token's norm, and by the reading's mean norm. In a join, write
-        `a.project('refusal')` for the relation named a.
+        responses, clauses, tokens; response_diffs, clause_diffs, token_diffs; scores. On all but
+        the first seven, `project('refusal')` is the score along a vector: a token's, or the mean
+        over a clause's or a response's tokens; on differences, the reader's minus the baseline's.
+        `cosine()` and `scaled()` divide by the token's norm, and by the reading's mean norm;
+        `centered()` takes the vector's training midpoint off; `trajectory()` lists the token
+        scores of a response or a clause. In a join, write `a.project('refusal')` for the relation
+        named a. `docs/queries.md` has all of it.
 
         Args:
             query: One SELECT, or WITH … SELECT.
@@ -51,9 +63,32 @@ class Store(BaseStore):
             UnknownVectorError: No vector answers to a reference.
             AmbiguousVectorError: Several vectors do.
             VectorMismatchError: A vector and the readings do not belong together.
+            QueryError: The vectors of an expression cancel each other.
             ReadBudgetError: It would read more than it may; nothing was read.
         """
         return self._engine.answer(query, parameters, max_read_bytes)
+
+    def warm(
+        self,
+        query: str,
+        parameters: Mapping[str, Any] | Sequence[Any] | None = None,
+        *,
+        max_read_bytes: int | None = None,
+    ) -> list[Warmed]:
+        """
+        Compute the token scores a query needs and cache them on disk, without running it.
+
+        Segments are worked off one after the other; nothing is kept in memory. When it is
+        interrupted, what is finished stays cached.
+
+        Returns:
+            For each vector, what was there and what had to be computed.
+
+        Raises:
+            QueryError: As `sql` does.
+            StoreError: The cache cannot be written.
+        """
+        return self._engine.warm(query, parameters, max_read_bytes)
 
     def explain(
         self, query: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None
@@ -66,14 +101,49 @@ class Store(BaseStore):
         """
         return self._engine.explain(query, parameters)
 
+    def vector(self, expression: str, layer: int | None = None) -> Vector:
+        """
+        Find a vector, or work one out of others, as `project(expression, layer)` would use it.
+
+        `refusal - 0.5*sycophancy` adds up unit vectors, each times its number;
+        `refusal without 443, 1802` sets these dimensions to 0. Commit it with `add_vector` to
+        give it a name.
+
+        Args:
+            expression: Vector reference, or an expression of several.
+            layer: Layer it is wanted at; that of the vectors when None.
+
+        Raises:
+            UnknownVectorError: No vector answers to a reference, or the expression is malformed.
+            AmbiguousVectorError: Several vectors do.
+            VectorMismatchError: The vectors do not belong together; or a single vector was not
+                fitted at `layer`.
+            QueryError: The vectors cancel each other.
+        """
+        direction = resolve(expression, layer, self.snapshot.vectors())
+        if direction.vector.site != direction.site:
+            raise VectorMismatchError(
+                f"{direction.vector.reference} was not fitted at layer {direction.site.layer}",
+                mend="leave the layer out",
+            )
+        return direction.vector
+
     @property
     def _engine(self) -> Engine:
         engine: Engine | None = self.__dict__.get("_last_engine")
         if engine is None or engine.snapshot is not self.snapshot or engine.limits != self.limits:
-            engine = Engine(self.snapshot, self._score_cache, self.limits)
+            engine = Engine(self.snapshot, self._score_cache, self.limits, self._tell)
             self.__dict__["_last_engine"] = engine
         return engine
 
     @cached_property
+    def score_files(self) -> ScoreFolder:
+        """The files of cached scores."""
+        return ScoreFolder(self.score_folder, self.cache_bytes)
+
+    @cached_property
     def _score_cache(self) -> ScoreCache:
-        return ScoreCache(self.score_folder)
+        return ScoreCache(self.score_files)
+
+    def _tell(self, progress: Progress) -> None:
+        self.on_progress(progress)

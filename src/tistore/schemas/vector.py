@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +18,7 @@ from tistore.schemas.site import COMPONENTS, Component, Site
 _REFERENCE = re.compile(r"(?P<trait>[^:@]+?)(:(?P<method>[^:@]+))?(@(?P<layer>\d+))?")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Vector:
     """
     A fitted or imported direction.
@@ -33,6 +34,8 @@ class Vector:
         separation: Held-out standardised mean difference (Hedges' g) between its two sides,
             where measured; a bare trait name picks the vector with the largest.
         midpoint: Mean of the two training sides' scores, in score units, where known.
+        expression: How it is made of stored vectors, as SQL can write it; None for a vector of
+            its own. Not stored: a name it is committed under takes its place.
     """
 
     trait: str
@@ -44,6 +47,7 @@ class Vector:
     model: str | None = None
     separation: float | None = None
     midpoint: float | None = None
+    expression: str | None = None
 
     def __post_init__(self) -> None:
         """Check what every vector must satisfy."""
@@ -69,7 +73,7 @@ class Vector:
             )
         object.__setattr__(self, "values", values)
 
-    @property
+    @cached_property
     def site(self) -> Site:
         """Where the vector was fitted."""
         return Site(self.component, self.layer)
@@ -79,13 +83,13 @@ class Vector:
         """Width."""
         return int(self.values.size)
 
-    @property
+    @cached_property
     def unit(self) -> NDArray[np.float32]:
         """The direction with length 1: (hidden,) float32."""
         wide = self.values.astype(np.float64)
         return np.asarray(wide / np.linalg.norm(wide), dtype=np.float32)
 
-    @property
+    @cached_property
     def content_hash(self) -> str:
         """Hash of values and site: what a score depends on."""
         header = f"{self.component}@{self.layer}:".encode()
@@ -100,8 +104,8 @@ class Vector:
 
     @property
     def reference(self) -> str:
-        """The full name by which SQL can refer to it."""
-        return f"{self.trait}:{self.method}@{self.layer}"
+        """The full name, or the expression, by which SQL can refer to it."""
+        return self.expression or f"{self.trait}:{self.method}@{self.layer}"
 
     def to_row(self) -> dict[str, Any]:
         """Lay the vector out as a row of the `vectors` table."""

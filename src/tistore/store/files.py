@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,9 @@ class Files(Protocol):
     def read_range(self, path: str, start: int, length: int) -> bytes:
         """Read `length` bytes from `start`; fewer only at the file's end."""
 
+    def expect_range(self, path: str, start: int, length: int) -> None:
+        """Hint that these bytes are about to be read; where it means nothing, nothing is done."""
+
     def write_new(self, path: str, pieces: Iterable[bytes]) -> FileRecord:
         """Write a file that must not exist yet, durably, hashing it piece by piece."""
 
@@ -100,9 +103,20 @@ class PosixFiles:
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
         """Read `length` bytes from `start`; fewer only at the file's end."""
-        with self._translated(path), self._locate(path).open("rb") as file:
-            file.seek(start)
-            return file.read(length)
+        with self._translated(path), _opened(self._locate(path)) as descriptor:
+            data = os.pread(descriptor, length, start)
+            while 0 < len(data) < length:
+                more = os.pread(descriptor, length - len(data), start + len(data))
+                if not more:
+                    break
+                data += more
+            return data
+
+    def expect_range(self, path: str, start: int, length: int) -> None:
+        """Ask the kernel to read ahead, all of it at once."""
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            with self._translated(path), _opened(self._locate(path)) as descriptor:
+                os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_WILLNEED)
 
     def write_new(self, path: str, pieces: Iterable[bytes]) -> FileRecord:
         """Write a file that must not exist yet, hashing it piece by piece, and fsync it."""
@@ -218,6 +232,15 @@ def read_checked(files: Files, record: FileRecord) -> bytes:
             mend="run `tistore verify` to see what else is; restore the file from a copy",
         )
     return data
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _write_exclusively(

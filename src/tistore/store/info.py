@@ -50,7 +50,7 @@ def describe(path: str, header: Header, snapshot: Snapshot) -> StoreInfo:
     readers: Counter[str] = Counter()
     prompt_sets: Counter[str] = Counter()
     for segment in snapshot.segments:
-        table = segment.table("responses")
+        table = segment.table("responses", ["response_id", "organism", "reader", "prompt_set"])
         authors.update(
             zip(table["response_id"].to_pylist(), table["organism"].to_pylist(), strict=True)
         )

@@ -19,6 +19,7 @@ from tistore.schemas.vector import Vector
 from tistore.store.files import FileRecord, Files, read_checked
 from tistore.store.log import Commit, collect_keys
 from tistore.store.segment import Segment
+from tistore.store.table_cache import TableCache
 from tistore.store.tables import decode_table
 
 
@@ -57,9 +58,13 @@ class Snapshot:
         self._files = files
         self.commits = tuple(commits)
         self._known = (known.number, known.keys) if known else (0, {})
+        # Files are immutable: what one snapshot has decoded, the next need not.
+        self._decoded: dict[str, pa.Table] = known._decoded if known else {}
+        self._read_vectors: dict[str, tuple[Vector, ...]] = known._read_vectors if known else {}
+        self.kept_columns: TableCache = known.kept_columns if known else TableCache()
         opened = {segment.uuid: segment for segment in known.segments} if known else {}
         self.segments: tuple[Segment, ...] = tuple(
-            opened.get(entry["uuid"]) or Segment(files, entry)
+            opened.get(entry["uuid"]) or Segment(files, entry, self.kept_columns)
             for commit in commits
             for entry in commit.body["segments"]
         )
@@ -92,9 +97,7 @@ class Snapshot:
         """
         if name not in LOG_TABLES:
             raise NotStoredError(f"no table {name!r}; {nearest(name, LOG_TABLES)}")
-        tables = [
-            decode_table(read_checked(self._files, record)) for record in self._table_files(name)
-        ]
+        tables = [self._decode(record) for record in self._table_files(name)]
         return pa.concat_tables([LOG_TABLES[name].empty_table(), *tables])
 
     def vectors(self) -> tuple[Vector, ...]:
@@ -103,7 +106,17 @@ class Snapshot:
 
     @cached_property
     def _vectors(self) -> tuple[Vector, ...]:
-        return tuple(Vector.from_row(row) for row in self.table("vectors").to_pylist())
+        found: list[Vector] = []
+        for record in self._table_files("vectors"):
+            if record.path not in self._read_vectors:
+                self._read_vectors[record.path] = read_vectors(self._decode(record))
+            found += self._read_vectors[record.path]
+        return tuple(found)
+
+    def _decode(self, record: FileRecord) -> pa.Table:
+        if record.path not in self._decoded:
+            self._decoded[record.path] = decode_table(read_checked(self._files, record))
+        return self._decoded[record.path]
 
     @cached_property
     def models(self) -> dict[str, Model]:
@@ -116,7 +129,7 @@ class Snapshot:
         if place is None:
             return None
         columns = ["response_id", "token_ids", "prompt_length", "text", "finish_reason"]
-        table = place.segment.table("responses").select(columns)
+        table = place.segment.table("responses", columns)
         return StoredResponse(**table.slice(place.index, 1).to_pylist()[0])
 
     def find_reading(self, response_id: str, reader: str, site: Site) -> ReadingPlace:
@@ -158,7 +171,7 @@ class Snapshot:
     def _walk(self, columns: tuple[str, ...]) -> list[tuple[tuple[Any, ...], ReadingPlace]]:
         walked = []
         for segment in self.segments:
-            table = segment.table("responses")
+            table = segment.table("responses", columns)
             values = zip(*(table[column].to_pylist() for column in columns), strict=True)
             walked += [(key, ReadingPlace(segment, index)) for index, key in enumerate(values)]
         return walked
@@ -170,6 +183,16 @@ class Snapshot:
             for entry in commit.body["tables"]
             if entry["table"] == name
         ]
+
+
+def read_vectors(table: pa.Table) -> tuple[Vector, ...]:
+    """Read the rows of a `vectors` table; values are taken over whole, not number by number."""
+    rows = table.drop_columns(["values"]).to_pylist()
+    values = (row.values.to_numpy() for row in table["values"])
+    return tuple(
+        Vector.from_row({**row, "values": numbers})
+        for row, numbers in zip(rows, values, strict=True)
+    )
 
 
 def read_activations(
@@ -186,7 +209,7 @@ def read_activations(
         NotStoredError: No such response, reader or site.
     """
     place = snapshot.find_reading(response_id, reader, site)
-    responses = place.segment.table("responses")
+    responses = place.segment.table("responses", ["row_start", "n_rows"])
     start = responses["row_start"][place.index].as_py()
     stop = start + responses["n_rows"][place.index].as_py()
     values = place.segment.read(site, start, stop)

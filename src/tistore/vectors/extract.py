@@ -87,7 +87,7 @@ def _stored_layers(store: Store, trait: str, reader: str) -> list[int]:
     wanted = {scenario_set(trait, side) for side in ("positive", "negative")}
     layers: set[int] = set()
     for segment in store.snapshot.segments:
-        responses = segment.table("responses").select(["prompt_set", "reader"]).to_pylist()
+        responses = segment.table("responses", ["prompt_set", "reader"]).to_pylist()
         if any(row["prompt_set"] in wanted and row["reader"] == reader for row in responses):
             layers |= set(segment.layers)
     if not layers:

@@ -72,7 +72,7 @@ def _walk(
     columns = ["prompt_set", "reader", "prompt_id", "sample", "prompt_length"]
     columns += ["n_tokens", "row_start", "n_rows", "first_position"]
     for segment in store.snapshot.segments:
-        responses = segment.table("responses").select(columns).to_pylist()
+        responses = segment.table("responses", columns).to_pylist()
         for index, response in enumerate(responses):
             if response["prompt_set"] == prompt_set and response["reader"] == reader:
                 yield segment, index, response
@@ -101,6 +101,6 @@ def _suggest(store: Store, prompt_set: str) -> str:
     known = {
         name
         for segment in store.snapshot.segments
-        for name in segment.table("responses")["prompt_set"].unique().to_pylist()
+        for name in segment.table("responses", ["prompt_set"])["prompt_set"].unique().to_pylist()
     }
     return nearest(prompt_set, known)

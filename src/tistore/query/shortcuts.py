@@ -1,0 +1,146 @@
+"""
+Scores that need no scan: those of a direction that others with cached scores span.
+
+A score is linear in its direction, so the scores of a combination are the combination of the
+scores. What a vector is made of is known when it was written as an expression, and found by
+algebra when it was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tistore.query.derivation import Derivation, derive
+from tistore.query.product import one_thread_each
+from tistore.query.references import Direction
+from tistore.query.scores import ScoreCache, ScoreRequest, TokenScores
+
+_CLEARLY_OUTSIDE = 0.25
+_RIDGE = 1e-4
+
+_Plan = tuple[Derivation, list[Direction]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Derived:
+    """
+    A request that cached scores answer.
+
+    Attributes:
+        request: What is wanted.
+        derivation: How its scores are made of others.
+        parts: Requests for those, all of which the cache holds.
+    """
+
+    request: ScoreRequest
+    derivation: Derivation
+    parts: tuple[ScoreRequest, ...]
+
+
+def plan_derived(
+    missing: Sequence[ScoreRequest], cache: ScoreCache, known: Sequence[Direction]
+) -> list[Derived]:
+    """
+    Find what can be worked out from cached scores.
+
+    Args:
+        missing: Requests without scores.
+        cache: Where others' scores may be.
+        known: Directions that may have been scored before.
+    """
+    wanted = {request.direction.key: request.direction for request in missing}
+    plans = _plan(list(wanted.values()), cache, known)
+    found = []
+    for request in missing:
+        if request.direction.key in plans:
+            derivation, directions = plans[request.direction.key]
+            parts = tuple(ScoreRequest(part, request.segment) for part in directions)
+            if all(cache.holds(part) for part in parts):
+                found.append(Derived(request, derivation, parts))
+    return found
+
+
+def derive_scores(
+    planned: Sequence[Derived], cache: ScoreCache
+) -> dict[tuple[str, str], TokenScores]:
+    """
+    Work out planned scores, and cache them.
+
+    Returns:
+        The scores; without those whose parts turned out to be damaged.
+    """
+    found: dict[tuple[str, str], TokenScores] = {}
+    for derived in planned:
+        scores = [cache.find(part) for part in derived.parts]
+        whole = [part for part in scores if part is not None]
+        if len(whole) == len(scores):
+            found[derived.request.key] = derived.derivation.apply(whole)
+            cache.add(derived.request, found[derived.request.key])
+    return found
+
+
+def _plan(
+    wanted: Sequence[Direction], cache: ScoreCache, known: Sequence[Direction]
+) -> dict[str, _Plan]:
+    """For each direction that is spanned by scored ones, how, and by which."""
+    scored = cache.directions()
+    plans: dict[str, _Plan] = {}
+    for site in dict.fromkeys(direction.site for direction in wanted):
+        here = [direction for direction in wanted if direction.site == site]
+        parts = [part for direction in here for _, part in direction.parts]
+        candidates = {
+            direction.key: direction
+            for direction in (*parts, *known)
+            if direction.site == site and direction.key in scored
+        }
+        for direction in _drop_outside(here, list(candidates.values())):
+            others = [other for key, other in candidates.items() if key != direction.key]
+            if (plan := _derive(direction, others)) is not None:
+                plans[direction.key] = plan
+    return plans
+
+
+def _derive(wanted: Direction, candidates: Sequence[Direction]) -> _Plan | None:
+    own = {part.key for _, part in wanted.parts}
+    preferred = [place for place, other in enumerate(candidates) if other.key in own]
+    units = [candidate.vector.unit for candidate in candidates]
+    with one_thread_each():  # the matrices are too small to be worth more
+        derivation = derive(wanted.vector.unit, units, preferred)
+    if derivation is None:
+        return None
+    return derivation, [candidates[place] for place in derivation.places]
+
+
+def _drop_outside(
+    wanted: Sequence[Direction], candidates: Sequence[Direction]
+) -> Sequence[Direction]:
+    """
+    Leave out what is far from the span of the candidates, all at once.
+
+    Most new vectors are. The ridge keeps the solution small; with weights as small as a
+    derivation's may be, it hides less than the distance that is taken for far.
+    """
+    if not candidates:
+        return []
+    spanning = _units(candidates)
+    units = _units(wanted)
+    if spanning.shape[1] != units.shape[1]:
+        return []
+    with one_thread_each():
+        gram = spanning @ spanning.T
+        along = spanning @ units.T
+        weights = np.linalg.solve(gram + _RIDGE * np.eye(len(gram), dtype=np.float32), along)
+        reached = 2 * np.sum(weights * along, axis=0) - np.sum(weights * (gram @ weights), axis=0)
+    return [
+        direction
+        for direction, share in zip(wanted, reached, strict=True)
+        if 1 - share < _CLEARLY_OUTSIDE
+    ]
+
+
+def _units(directions: Sequence[Direction]) -> NDArray[np.float32]:
+    return np.stack([direction.vector.unit for direction in directions])

@@ -1,0 +1,283 @@
+"""A question about spans: what a span is, which ones are looked at, and in what order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from sqlglot import exp
+
+from tistore.errors import QueryError, nearest
+from tistore.query.guard import parse_query
+from tistore.query.span_unit import Unit
+
+Order = Literal["highest", "lowest", "absolute"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+
+Statistic = Literal["mean", "max", "top3", "top5", "std"]
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
+
+KEYS = ("organism", "reader", "baseline", "prompt_set", "prompt_id", "sample", "response_id")
+"""What every span says of its reading."""
+
+# ≤2-token clauses are a quarter of all clauses and most of a raw top 20: short means vary most.
+_MIN_CLAUSE_TOKENS = 3
+
+_RANKS: dict[Order, str] = {
+    "highest": "score DESC",
+    "lowest": "score",
+    "absolute": "abs(score) DESC",
+}
+
+_STATISTICS_SQL: dict[Statistic, str] = {
+    "mean": "avg(score)",
+    "max": "max(score)",
+    "top3": "list_avg(max(score, 3))",
+    "top5": "list_avg(max(score, 5))",
+    "std": "stddev_samp(score)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A condition on rows, and what people call it."""
+
+    label: str
+    condition: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpanQuestion:
+    """
+    Which spans score highest along a vector?
+
+    Attributes:
+        trait: Vector reference.
+        by: "clause", "response", "token", "turn" (a turn's tokens under audit), or "window:N"
+            (N tokens under audit in a row).
+        organism: Author of the texts; every one when None.
+        reader: Whose readings; each organism's own when None.
+        baseline: Take the reader's score minus this reader's, on the same tokens.
+        n: How many at most; of each organism with `per_organism`.
+        order: "highest" or "lowest" scores first, or the largest in size, of either sign.
+        per_organism: One list for each organism in place of one for all.
+        rank_by: What a response's score is: the mean over its tokens under audit, the largest,
+            the mean of the 3 or 5 largest, or the standard deviation (n - 1).
+        min_tokens: Shortest span; 3 for clauses and 1 for the rest when None.
+        where: A further SQL condition, on the columns of `responses` for responses, of `clauses`
+            for clauses, of `tokens` for the rest.
+
+    Raises:
+        QueryError: The question makes no sense.
+    """
+
+    trait: str
+    by: str = "clause"
+    organism: str | None = None
+    reader: str | None = None
+    baseline: str | None = None
+    n: int = 20
+    order: Order = "highest"
+    per_organism: bool = False
+    rank_by: Statistic = "mean"
+    min_tokens: int | None = None
+    where: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        unit = self.unit
+        if self.n < 1:
+            raise QueryError(f"n is at least 1, not {self.n}")
+        if self.order not in ORDERS:
+            raise QueryError(f"no order {self.order!r}; {nearest(self.order, ORDERS)}")
+        if self.rank_by not in STATISTICS:
+            raise QueryError(
+                f"cannot rank by {self.rank_by!r}; {nearest(self.rank_by, STATISTICS)}"
+            )
+        if self.rank_by != "mean" and unit.name != "response":
+            raise QueryError(
+                f"only responses are ranked by {self.rank_by}; a {unit.name} has its mean score",
+                mend="take spans by response, or leave the statistic out",
+            )
+        if unit.name in ("token", "window") and (self.min_tokens or 1) > unit.width:
+            raise QueryError(
+                f"no {unit.name} has {self.min_tokens} tokens: each has {unit.width}",
+                mend="leave the shortest length out",
+            )
+        if self.where is not None:
+            _check_condition(self.where)
+
+    @property
+    def unit(self) -> Unit:
+        """What a span is."""
+        return Unit.parse(self.by)
+
+    @property
+    def relation(self) -> str:
+        """The relation whose rows the conditions speak of."""
+        noun = self.unit.name if self.unit.name in ("response", "clause") else "token"
+        return f"{noun}s" if self.baseline is None else f"{noun}_diffs"
+
+    @property
+    def readings(self) -> str:
+        """The relation that has a row for each reading, or pair of readings."""
+        return "responses" if self.baseline is None else "response_diffs"
+
+    @property
+    def least(self) -> int:
+        """Tokens a span has at least."""
+        default = _MIN_CLAUSE_TOKENS if self.unit.name == "clause" else 1
+        return default if self.min_tokens is None else self.min_tokens
+
+    def list_filters(self) -> list[Filter]:
+        """List the conditions on rows of the relation, those on whole readings first."""
+        return [*self.list_reading_filters(), *self._list_row_filters()]
+
+    def list_reading_filters(self) -> list[Filter]:
+        """List the conditions that say whose texts and readings are looked at."""
+        filters = []
+        if self.organism is not None:
+            filters.append(
+                Filter(f"organism {self.organism!r}", f"organism = {quote(self.organism)}")
+            )
+        if self.reader is None:
+            filters.append(Filter("texts read by their own author", "reader = organism"))
+        else:
+            filters.append(Filter(f"reader {self.reader!r}", f"reader = {quote(self.reader)}"))
+        if self.baseline is not None:
+            filters.append(
+                Filter(f"baseline {self.baseline!r}", f"baseline = {quote(self.baseline)}")
+            )
+        return filters
+
+    def _list_row_filters(self) -> Iterator[Filter]:
+        if self.unit.name in ("clause", "response"):
+            yield Filter(f"at least {self.least} tokens", f"n_tokens >= {self.least}")
+        else:
+            yield Filter("tokens under audit", "is_response")
+        if self.where is not None:
+            # The line break ends a comment the condition may end with.
+            line = self.where.strip()
+            yield Filter(f"where {line}", f"({line}\n    )" if "--" in line else f"({line})")
+
+    def to_sql(self, *, is_read_twice: bool = False) -> str:
+        """
+        Write the question in SQL; its columns are `KEYS`, the span's place, and `score`.
+
+        Windows that overlap are all in its answer: enough of them that the best `n` that do not
+        overlap are among them.
+
+        Args:
+            is_read_twice: Whether a reader may have read a response under several capture
+                settings, so that each of its rows can be there several times.
+        """
+        steps = [("scored", self._select_scored())]
+        if is_read_twice:
+            steps.append(("once", _select_once("position" if self._is_of_tokens else self._place)))
+        if self._is_of_tokens and self.unit.name != "token":
+            steps.append(("spans", self._select_spans(steps[-1][0])))
+        written = ",\n".join(f"{name} AS (\n{_indent(select)}\n)" for name, select in steps)
+        return f"WITH {written}\n{self._select_best(steps[-1][0])}"
+
+    @property
+    def _is_of_tokens(self) -> bool:
+        return self.unit.name not in ("clause", "response") or self.rank_by != "mean"
+
+    @property
+    def _place(self) -> str:
+        return "token_start" if self.unit.name == "clause" else "response_id"
+
+    def _select_scored(self) -> str:
+        relation, filters = self.relation, self.list_filters()
+        if self.unit.name == "response":
+            columns = "text"
+            if self._is_of_tokens:
+                relation, columns = relation.replace("response", "token"), "position"
+                filters = [*self.list_reading_filters(), self._filter_tokens()]
+        elif self.unit.name == "clause":
+            columns = "token_start, token_end, char_start, char_end, text"
+        elif self.unit.name == "token":
+            columns = "position, position AS token_start, position + 1 AS token_end, token AS text"
+        else:
+            columns = "position, turn" if self.unit.name == "turn" else "position"
+        keys = ", ".join("NULL AS baseline" if self._lacks(key) else key for key in KEYS)
+        conditions = "\n  AND ".join(kept.condition for kept in filters)
+        return (
+            f"SELECT {keys},\n  {columns},\n  project({quote(self.trait)}) AS score\n"
+            f"FROM {relation}\nWHERE {conditions}"
+        )
+
+    def _lacks(self, key: str) -> bool:
+        return key == "baseline" and self.baseline is None
+
+    def _filter_tokens(self) -> Filter:
+        """Keep the tokens of the responses that meet the conditions on responses."""
+        conditions = " AND ".join(kept.condition for kept in self.list_filters())
+        chosen = f"SELECT response_id FROM {self.relation} WHERE {conditions}"
+        return Filter("tokens under audit", f"is_response\n  AND response_id IN ({chosen})")
+
+    def _select_spans(self, source: str) -> str:
+        keys = ", ".join(KEYS)
+        if self.unit.name == "window":
+            last = self.unit.width - 1
+            # One reader and one baseline are left of each response: its id tells readings apart.
+            return (
+                f"SELECT {keys},\n  position AS token_start, position + {last + 1} AS token_end, "
+                f"avg(score) OVER stretch AS score\nFROM {source} WHERE score IS NOT NULL\n"
+                "WINDOW stretch AS (PARTITION BY response_id ORDER BY position\n"
+                f"  ROWS BETWEEN CURRENT ROW AND {last} FOLLOWING)\n"
+                # At the end of a response a stretch has fewer rows; where tokens between are not
+                # under audit, it reaches too far.
+                f"QUALIFY count(*) OVER stretch = {last + 1}\n"
+                f"  AND last_value(position) OVER stretch = position + {last}"
+            )
+        group = f"{keys}, turn" if self.unit.name == "turn" else keys
+        if self.unit.name == "turn" and self.least > 1:
+            group += f"\nHAVING count(*) >= {self.least}"
+        return (
+            f"SELECT {keys},\n  min(position) AS token_start, max(position) + 1 AS token_end, "
+            f"{_STATISTICS_SQL[self.rank_by]} AS score\nFROM {source} WHERE score IS NOT NULL\n"
+            f"GROUP BY {group}"
+        )
+
+    def _select_best(self, source: str) -> str:
+        place = "response_id" if self.unit.name == "response" else "response_id, token_start"
+        order = f"{_RANKS[self.order]}, {place}"
+        # A window rules out fewer than twice its width of others, itself included: when fewer
+        # than n are taken, at most (n - 1) of such groups have been looked at.
+        limit = self.n * (2 * self.unit.width - 1)
+        best = f"SELECT * FROM {source} WHERE score IS NOT NULL\n"
+        if not self.per_organism:
+            return f"{best}ORDER BY {order}\nLIMIT {limit}"
+        return (
+            f"{best}QUALIFY row_number() OVER (PARTITION BY organism ORDER BY {order}) <= {limit}\n"
+            f"ORDER BY organism, {order}"
+        )
+
+
+def quote(text: str) -> str:
+    """Write a text as SQL does."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _select_once(place: str) -> str:
+    return (
+        "SELECT * FROM scored WHERE score IS NOT NULL\n"
+        f"QUALIFY row_number() OVER (PARTITION BY response_id, {place} ORDER BY score) = 1"
+    )
+
+
+def _indent(sql: str) -> str:
+    return "\n".join(f"  {line}" for line in sql.split("\n"))
+
+
+def _check_condition(where: str) -> None:
+    """Refuse what is more, or less, than one condition."""
+    tree = parse_query(f"SELECT 1 WHERE {where}\n")
+    parts = {name for name, value in tree.args.items() if value}
+    if not isinstance(tree, exp.Select) or parts - {"expressions", "where", "kind"}:
+        raise QueryError(
+            f"{where!r} is more than a condition",
+            mend="write what may stand after WHERE, such as prompt_set = 'audit/discovery'",
+        )
