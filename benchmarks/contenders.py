@@ -27,14 +27,23 @@ _BLOCK = 256
 
 
 def file_per_prompt(folders: Folders, vectors: np.ndarray) -> None:
-    """Load each file, one product and one JSON for each vector: what trait projects do today."""
+    """
+    Load each file; a product, the token norms and a JSON of both for each vector.
+
+    It is what trait projects do today: their files have the norms, computed anew each time.
+    """
     out = _fresh(folders.root / "json")
     tensors = [torch.from_numpy(vector) for vector in vectors]
     for path in sorted(folders.pt.iterdir()):
         states = torch.load(path, weights_only=True)["response"]["activations"][LAYER]["residual"]
         for number, vector in enumerate(tensors):
             scores = states.float() @ vector / (vector.norm() + 1e-8)
-            (out / f"{path.stem}-{number}.json").write_text(json.dumps(scores.tolist()))
+            written = {
+                "metadata": {"component": "residual", "centered": False, "n": len(scores)},
+                "projections": [{"layer": LAYER, "prompt": [], "response": scores.tolist()}],
+                "token_norms": states.float().norm(dim=-1).tolist(),
+            }
+            (out / f"{path.stem}-{number}.json").write_text(json.dumps(written))
 
 
 def stacked_product(folders: Folders, vectors: np.ndarray) -> None:

@@ -106,12 +106,9 @@ class Folders:
             for reading in generate(size_bytes, self.hidden):
                 self.lengths.append(len(reading.token_ids))
                 add(writer, reading)
-                tensor = torch.from_numpy(reading.values.view(np.int16)).view(torch.bfloat16)
-                layers = {layer: tensor[:, place].clone() for place, layer in enumerate(LAYERS)}
-                by_site = {layer: {"residual": states} for layer, states in layers.items()}
-                torch.save({"response": {"activations": by_site}}, self.pt / f"{reading.name}.pt")
+                write_pt(self.pt, reading)
                 safetensors.torch.save_file(
-                    {str(layer): states for layer, states in layers.items()},
+                    {str(layer): states for layer, states in as_tensors(reading).items()},
                     self.safetensors / f"{reading.name}.safetensors",
                 )
                 halves.append(reading.values[:, PLACE].astype(np.float16))
@@ -128,6 +125,22 @@ class Folders:
                 flat = pa.array(layer[start : start + 4096].ravel())
                 column = pa.FixedSizeListArray.from_arrays(flat, self.hidden)
                 writer.write_batch(pa.record_batch([column], schema=schema))
+
+
+def as_tensors(reading: Reading) -> dict[int, torch.Tensor]:
+    """Give each layer's activations as a bfloat16 tensor of its own."""
+    tensor = torch.from_numpy(reading.values.view(np.int16)).view(torch.bfloat16)
+    return {layer: tensor[:, place].clone() for place, layer in enumerate(LAYERS)}
+
+
+def write_pt(folder: Path, reading: Reading, is_synced: bool = False) -> None:
+    """Write a reading as the file-per-prompt projects keep it."""
+    by_site = {layer: {"residual": states} for layer, states in as_tensors(reading).items()}
+    with (folder / f"{reading.name}.pt").open("wb") as file:
+        torch.save({"response": {"activations": by_site}}, file)
+        if is_synced:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def add(writer: tistore.store.writer.Writer, reading: Reading) -> None:

@@ -1,7 +1,7 @@
 """
 Side by side in one run: the store, what people do today, other formats, and the machine's limits.
 
-    make bench                          # everything, about ten minutes and 12 GB of disk
+    make bench                          # everything, about five minutes and 12 GB of disk
     .venv/bin/python benchmarks/run.py --only warm rank --gigabytes 0.5
 
 All contenders read the same generated activations. Each figure is the median over interleaved
@@ -25,7 +25,7 @@ from pathlib import Path
 import contenders
 import numpy as np
 import torch
-from data import LAYER, LAYERS, Folders, make_small
+from data import LAYER, LAYERS, Folders, add, generate, make_small, write_pt
 
 from tistore.query.store import Store
 from tistore.schemas.vector import Vector
@@ -80,6 +80,26 @@ def drop_pages(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def write(root: Path, hidden: int, rounds: int) -> None:
+    """Write the same readings through the library and as `.pt` files, fsynced."""
+    readings = list(generate(250_000_000, hidden))
+
+    def write_store(n: int) -> None:
+        with Store.create(root / f"{n}.tistore").writer() as writer:
+            for reading in readings:
+                add(writer, reading)
+
+    def write_files(n: int) -> None:
+        folder = root / f"{n}.pt"
+        folder.mkdir()
+        for reading in readings:
+            write_pt(folder, reading, is_synced=True)
+
+    seconds = time_rounds({"tistore": write_store, "a .pt file a reading": write_files}, rounds)
+    raw = sum(reading.values.nbytes for reading in readings)
+    show("Write, fsynced", seconds, raw, "a .pt file a reading")
 
 
 def warm(folders: Folders, rounds: int) -> None:
@@ -226,9 +246,12 @@ def memory(root: Path, gigabytes: float, hidden: int) -> None:
     folders = Folders(root / "large", int(gigabytes * 1e9), hidden)
     (name,) = new_vectors(folders.open(), hidden, 1)
     watched = (
-        "import json, resource, sys\n"
+        "import json, sys\n"
         "import tistore\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        # Not getrusage: what a process was before exec counts in its maximum, too.
+        "def peak():\n"
+        "    lines = open('/proc/self/status').read().split('\\n')\n"
+        "    return next(int(line.split()[1]) for line in lines if line[:5] == 'VmHWM') * 1024\n"
         "import duckdb, pyarrow, tensorstore, numcodecs, sqlglot\n"
         "before = peak()\n"
         "store = tistore.open(sys.argv[1])\n"
@@ -245,7 +268,7 @@ def memory(root: Path, gigabytes: float, hidden: int) -> None:
     print(f"  {(peak - before) / 1e6:.0f} MB over the interpreter's {before / 1e6:.0f} MB")
 
 
-SECTIONS = ("warm", "cold", "hundred", "rank", "again", "memory")
+SECTIONS = ("write", "warm", "cold", "hundred", "rank", "again", "memory")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -260,6 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     root = Path(tempfile.mkdtemp(prefix="tistore-bench-"))
     try:
         print(f"{os.cpu_count()} processors, torch on {torch.get_num_threads()} threads")
+        if "write" in given.only:
+            write(root, given.hidden, 3)
         if set(given.only) & {"warm", "cold", "hundred", "rank"}:
             folders = Folders(root / "main", int(given.gigabytes * 1e9), given.hidden)
             stored = folders.open().info().stored_bytes

@@ -15,7 +15,7 @@ from tistore.query.dynamics import FUNCTIONS as HOUSE_FUNCTIONS
 from tistore.query.fence import check_statement
 from tistore.query.guard import RESERVED, connect
 from tistore.query.limits import Limits
-from tistore.query.sizes import BOUNDED, MOST, WIDE
+from tistore.query.value_sizes import BOUNDED, MOST, WIDE
 
 HOSTILE = [
     "DROP TABLE tokens",

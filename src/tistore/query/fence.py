@@ -21,7 +21,7 @@ from tistore.query.dynamics import FUNCTIONS as HOUSE_FUNCTIONS
 from tistore.query.guard import RESERVED
 from tistore.query.measures import MEASURES
 from tistore.query.relations import RELATIONS
-from tistore.query.sizes import BOUNDED, GROWING, MOST, TEMPLATED, WIDE
+from tistore.query.value_sizes import BOUNDED, GROWING, MOST, TEMPLATED, WIDE
 
 _CLASSES = frozenset(
     "BETWEEN CASE CAST COLLATE COLUMN_REF COMPARISON CONJUNCTION CONSTANT FUNCTION LAMBDA "

@@ -25,7 +25,7 @@ from tistore.query.complexity import (
 )
 from tistore.query.dynamics import create_functions
 from tistore.query.limits import Limits
-from tistore.query.sizes import bound_sizes, create_sized_functions
+from tistore.query.value_sizes import bound_sizes, create_sized_functions
 
 RESERVED = "__tistore"
 """Prefix of the names the planner gives to tables and columns of its own."""

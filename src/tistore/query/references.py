@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from tistore.errors import (
     AmbiguousVectorError,
@@ -182,11 +182,24 @@ def _match(text: str, vectors: Sequence[Vector]) -> list[Vector]:
         reference = VectorReference.parse(text)
     except ConfigError:
         return []
-    found = [vector for vector in vectors if reference.matches(vector)]
+    named = _by_name(tuple(vectors)).get(reference.trait, ())
+    found = [vector for vector in named if reference.matches(vector)]
     exact = [vector for vector in found if vector.trait == reference.trait]
     if not found and _HASH_PREFIX.fullmatch(text.strip()):
         found = [vector for vector in vectors if vector.content_hash.startswith(text.strip())]
     return list({vector.content_hash: vector for vector in exact or found}.values())
+
+
+@lru_cache(maxsize=8)
+def _by_name(vectors: tuple[Vector, ...]) -> dict[str, list[Vector]]:
+    """List the vectors that each name may mean: a trait's own, and what ends it after a slash."""
+    found: dict[str, list[Vector]] = {}
+    for vector in vectors:
+        name = vector.trait
+        while name:
+            found.setdefault(name, []).append(vector)
+            name = name.partition("/")[2]
+    return found
 
 
 def _hint_at_spaces(text: str, vectors: Sequence[Vector]) -> str | None:

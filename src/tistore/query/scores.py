@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -133,10 +133,11 @@ def find_scores(
     """Split requests into the scores that are there and the requests that need a scan."""
     found: dict[Key, TokenScores] = {}
     missing: dict[Key, ScoreRequest] = {}
+    scored = cache.directions()
     for request in requests:
         if request.key in found or request.key in missing:
             continue
-        scores = cache.find(request)
+        scores = cache.find(request) if request.direction.key in scored else None
         if scores is None:
             missing[request.key] = request
         else:
@@ -232,15 +233,21 @@ class Warmed:
 
 def summarise(wanted: Sequence[ScoreRequest], missing: Sequence[ScoreRequest]) -> list[Warmed]:
     """Count what was wanted and what was missing, direction by direction."""
+    segments = Counter(request.direction.key for request in wanted)
+    lacking: dict[str, list[ScoreRequest]] = {}
+    for request in missing:
+        lacking.setdefault(request.direction.key, []).append(request)
     directions = {request.direction.key: request.direction for request in wanted}
-    found = []
-    for key, direction in directions.items():
-        lacking = [request for request in missing if request.direction.key == key]
-        segments = sum(request.direction.key == key for request in wanted)
-        found.append(
-            Warmed(str(direction), str(direction.site), segments, len(lacking), read_bytes(lacking))
+    return [
+        Warmed(
+            vector=str(direction),
+            site=str(direction.site),
+            segments=segments[key],
+            computed=len(lacking.get(key, [])),
+            read_bytes=read_bytes(lacking.get(key, [])),
         )
-    return found
+        for key, direction in directions.items()
+    ]
 
 
 def scan_bytes(requests: Iterable[ScoreRequest]) -> int:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tistore.query.derivation import Derivation, derive
+from tistore.query.derivation import MAX_CANDIDATES, Derivation, derive
 from tistore.query.product import one_thread_each
 from tistore.query.references import Direction
 from tistore.query.scores import ScoreCache, ScoreRequest, TokenScores
 
 _CLEARLY_OUTSIDE = 0.25
 _RIDGE = 1e-4
+_MOST_TOGETHER = 256
 
 _Plan = tuple[Derivation, list[Direction]]
 
@@ -131,8 +132,13 @@ def _drop_outside(
     if spanning.shape[1] != units.shape[1]:
         return []
     with one_thread_each():
-        gram = spanning @ spanning.T
         along = spanning @ units.T
+        nearest = np.argsort(-np.abs(along), axis=0)[:MAX_CANDIDATES]
+        # What a derivation can use are each one's nearest. For many vectors at once these are too
+        # many to be solved for; what is left out costs a scan, and no answer.
+        places = np.unique(nearest.ravel()[:_MOST_TOGETHER])
+        spanning, along = spanning[places], along[places]
+        gram = spanning @ spanning.T
         weights = np.linalg.solve(gram + _RIDGE * np.eye(len(gram), dtype=np.float32), along)
         reached = 2 * np.sum(weights * along, axis=0) - np.sum(weights * (gram @ weights), axis=0)
     return [

@@ -130,6 +130,10 @@ class ShardReader:
             for place, (offset, size) in enumerate(self._index[:, layer])
         ]
 
+    def size_bytes(self, layer: int) -> int:
+        """Count the bytes of a layer's chunks."""
+        return int(self._index[:, layer, 1].sum())
+
     def expect(self, layer: int) -> None:
         """Tell the system that a layer is about to be read whole."""
         chunks = self.chunks(layer)

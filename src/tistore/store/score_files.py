@@ -206,7 +206,12 @@ def _encode(values: NDArray[np.float32], description: dict[bytes, bytes]) -> pa.
     sink = pa.BufferOutputStream()
     # Scores hardly compress; reading them back is to be one copy.
     with pq.ParquetWriter(
-        sink, schema, compression="none", use_dictionary=False, write_statistics=False
+        sink,
+        schema,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+        store_schema=False,
     ) as writer:
         table = pa.Table.from_arrays([pa.array(values, pa.float32())], schema=schema)
         writer.write_table(table, row_group_size=122_880)

@@ -197,7 +197,7 @@ class Segment:
         """Count the bytes of a layer's chunks; where only Zarr knows them, an even share."""
         shard = self._shard(array)
         if shard is not None:
-            return sum(chunk.size_bytes for chunk in shard.chunks(self._place(site)))
+            return shard.size_bytes(self._place(site))
         whole = sum(int(file["bytes"]) for file in self._entry["arrays"][array]["files"])
         return whole // len(self.layers)
 
