@@ -211,7 +211,6 @@ def _encode(values: NDArray[np.float32], description: dict[bytes, bytes]) -> pa.
         compression="none",
         use_dictionary=False,
         write_statistics=False,
-        store_schema=False,
     ) as writer:
         table = pa.Table.from_arrays([pa.array(values, pa.float32())], schema=schema)
         writer.write_table(table, row_group_size=122_880)
