@@ -76,7 +76,9 @@ class ShardLayout:
             return None
         sharding = codecs[0]["configuration"]
         names = [[codec["name"] for codec in sharding[key]] for key in ("codecs", "index_codecs")]
-        if names != [_INNER_CODECS, _INDEX_CODECS] or sharding.get("index_location", "end") != "end":
+        if names != [_INNER_CODECS, _INDEX_CODECS]:
+            return None
+        if sharding.get("index_location", "end") != "end":
             return None
         shape, chunk = tuple(content["shape"]), tuple(sharding["chunk_shape"])
         shard = content["chunk_grid"]["configuration"]["chunk_shape"]
