@@ -4,6 +4,7 @@ Every error tistore raises on purpose, cut by what a caller would do about it.
     TistoreError                      exit 1
     ├── ConfigError                   exit 2   mend the config or the arguments
     ├── DatasetError                           mend the prompt set or the scenarios
+    │   └── ForeignFileError                   leave the file out, or write it anew
     ├── StoreError
     │   ├── StoreNotFoundError                 create it, or mend the path
     │   ├── StoreExistsError                   open it instead
@@ -64,6 +65,10 @@ class ConfigError(TistoreError):
 
 class DatasetError(TistoreError):
     """A prompt set, a trait folder or a text cannot be used as it is."""
+
+
+class ForeignFileError(DatasetError):
+    """A file of another tool's is damaged, hostile or unknown; nothing in it was run."""
 
 
 class StoreError(TistoreError):

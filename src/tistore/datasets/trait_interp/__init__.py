@@ -1,0 +1,1 @@
+"""Readers of trait-interp's files, tensors left out: what each historical form says, typed."""
