@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -190,3 +191,24 @@ def test_a_query_over_its_time_ends_within_a_second_of_it(store):
     assert "error: the query took longer than" in said[0]
     # Imports are counted here, the deadline comes after them.
     assert ended - float(started) < 0.5 + 1 + 4
+
+
+def test_an_interrupted_query_ends_with_130_and_no_traceback(store):
+    endless = "SELECT sum(a.range * b.range % 7) FROM range(1000000) a, range(1000000) b"
+    code = "from tistore.cli.main import main; print('ready', flush=True); main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "sql", str(store.path), endless],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(2)
+
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "FATAL" not in said

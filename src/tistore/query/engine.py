@@ -15,7 +15,7 @@ from sqlglot import exp
 
 from tistore.errors import ReadBudgetError, SqlError
 from tistore.query.complexity import check_length, shallow
-from tistore.query.execution import open_cursor, run
+from tistore.query.execution import close_database, open_cursor, run
 from tistore.query.explanation import Explanation, NeededRows, describe_bytes
 from tistore.query.fence import check_statement
 from tistore.query.fit import check_fit, count_nulls
@@ -95,7 +95,7 @@ class Engine:
         """
         database = connect(self.limits)
         # The interpreter's own clean-up comes too late for DuckDB, which then reports leaks.
-        weakref.finalize(self, database.close)
+        weakref.finalize(self, close_database, database)
         return database
 
     @cached_property

@@ -16,6 +16,9 @@ from tistore.query.limits import Limits
 _GRACE_SECONDS = 0.3
 """Time DuckDB has to stop by itself: it looks at its clock between blocks of rows."""
 
+_INTERRUPTED_SECONDS = 3.0
+"""Time it has when somebody has interrupted the program."""
+
 
 @contextmanager
 def open_cursor(database: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -27,6 +30,12 @@ def open_cursor(database: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPy
         # One that outlived its limit is busy still; its own thread closes it in the end.
         with suppress(duckdb.ResourceInUseException):
             cursor.close()
+
+
+def close_database(database: duckdb.DuckDBPyConnection) -> None:
+    """Close a database; one that a question has outlived its limit on ends with the process."""
+    with suppress(duckdb.ResourceInUseException):
+        database.close()
 
 
 def run(
@@ -56,15 +65,18 @@ def run(
             answer.append(error)
         if is_late.is_set():
             connection.close()
+        is_done.set()
 
-    is_late = threading.Event()
-    thread = threading.Thread(target=work, name="tistore-sql", daemon=True)
-    thread.start()
+    is_late, is_done = threading.Event(), threading.Event()
+    threading.Thread(target=work, name="tistore-sql", daemon=True).start()
     try:
-        thread.join(limits.timeout_seconds + _GRACE_SECONDS)
+        # Not join(): an interrupt makes that believe that the thread has ended.
+        is_done.wait(limits.timeout_seconds + _GRACE_SECONDS)
     except BaseException:
         is_late.set()
         connection.interrupt()
+        # An interpreter that ends while DuckDB is at work aborts.
+        is_done.wait(_INTERRUPTED_SECONDS)
         raise
     if not answer:
         is_late.set()
