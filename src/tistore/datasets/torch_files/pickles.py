@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +56,7 @@ class Name:
     build: Callable[[tuple[Any, ...]], Any] | None = None
 
 
-class Unfinished:
+class Unfinished(ABC):
     """
     What a call made, until a BUILD instruction gives it its state.
 
@@ -66,9 +67,9 @@ class Unfinished:
     def __init__(self) -> None:
         self.kept_at: list[int] = []
 
+    @abstractmethod
     def finish(self, state: Any) -> Any:
         """Make the finished object."""
-        raise NotImplementedError
 
 
 class PickleReader:
