@@ -262,3 +262,36 @@ def test_a_vector_outside_the_span_is_scanned_for(cached):
     store.add_vector("made/near", values, layer=5)
 
     assert store.explain("SELECT avg(project('near')) FROM tokens").read_bytes > 0
+
+
+def test_derived_scores_are_no_ground_for_others(cached):
+    """
+    Each direction is the little in which two others differ, which multiplies their rounding by 28.
+
+    Were derived scores derived from in turn, the last would be off by 28³ roundings of a float32.
+    """
+    store, _, _ = cached
+    axes = np.eye(store.vector("refusal").hidden, dtype=np.float32)[:4]
+    for place, axis in enumerate(axes):
+        store.add_vector(f"chain/axis{place}", axis, layer=2)
+    for place, (axis, following) in enumerate(zip(axes, axes[1:], strict=False)):
+        store.add_vector(f"chain/near{place}", axis + following / 14, layer=2)
+    question = (
+        "SELECT response_id, reader, position, project('{}', 2) AS s FROM tokens ORDER BY 1, 2, 3"
+    )
+    held = np.concatenate(
+        [
+            store.activations(response_id, reader=reader, layer=2)
+            for response_id, reader in store.sql(
+                "SELECT response_id, reader FROM responses ORDER BY 1, 2"
+            ).fetchall()
+        ]
+    ).astype(np.float64)
+
+    store.sql(question.format("axis0"))
+    for place in range(3):
+        store.sql(question.format(f"near{place}"))
+        found = [row[3] for row in store.sql(question.format(f"axis{place + 1}")).fetchall()]
+
+        expected = held[:, place + 1]
+        assert np.abs(np.array(found) - expected).max() < 3e-5 * np.abs(held).max()

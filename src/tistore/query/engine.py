@@ -27,7 +27,6 @@ from tistore.query.needs import Plan, extent_of, item_bytes
 from tistore.query.plan import Item, read_statement, rewrite
 from tistore.query.progress import Progress, metered, show_on_terminal
 from tistore.query.readings import Readings
-from tistore.query.references import Direction
 from tistore.query.relations import (
     RELATIONS,
     Extent,
@@ -117,15 +116,26 @@ class Engine:
     ) -> tuple[Mapping[Key, TokenScores], tuple[str, ...]]:
         """Have all scores a plan needs at hand; gives notes on what went wrong with the cache."""
         is_large = plan.table_bytes > self._table_limit
-        found, missing = self._prepare(plan) if is_large else self._find(plan.requests)
+        if is_large:
+            derived, missing = self._prepare(plan)
+            found: dict[Key, TokenScores] = {}
+        else:
+            found, missing = self._find(plan.requests)
         self._check_budget(read_bytes(missing) + plan.side_bytes, len(missing), max_read_bytes)
         progress = metered(scan_bytes(missing), self._show)
         computed, is_cached = compute_scores(
             missing, self._cache, progress, self.limits.threads, is_large
         )
         notes = () if is_cached else (f"scores could not be written to {self._cache.folder.path}",)
-        scores = found | computed
-        return ScoresOnDemand(plan.requests, scores, self._cache) if is_large else scores, notes
+        if not is_large:
+            return found | computed, notes
+
+        def look_up(request: ScoreRequest) -> TokenScores | None:
+            if request.key in derived:
+                return derive_scores(derived[request.key], self._cache)
+            return self._cache.find(request)
+
+        return ScoresOnDemand(plan.requests, computed, look_up, self._cache), notes
 
     def _table(
         self, item: Item, scores: Mapping[Key, TokenScores], table_bytes: int
@@ -152,7 +162,8 @@ class Engine:
     def explain(self, sql: str, parameters: Parameters) -> Explanation:
         """Tell what a query would read; see `Store.explain`."""
         with self._plan(sql, parameters) as (_, plan):
-            missing, cached = self._missing(plan)
+            _, missing = self._prepare(plan)
+            cached = [request for request in plan.requests if self._cache.holds(request)]
             directions = [measurement.direction for _, _, measurement in plan.measured]
             needed = {place for item in plan.statement.items for place in extent_of(item).segments}
             return Explanation(
@@ -166,33 +177,25 @@ class Engine:
                 notes=plan.notes,
             )
 
-    def _prepare(self, plan: Plan) -> tuple[dict[Key, TokenScores], list[ScoreRequest]]:
-        """As `_find`, for scores too many to be held: what can be derived is left in the cache."""
+    def _prepare(self, plan: Plan) -> tuple[dict[Key, Derived], list[ScoreRequest]]:
+        """Split what seems not to be cached, reading nothing: what others give, and the rest."""
         lacking = [request for request in plan.requests if not self._cache.holds(request)]
-        for derived in self._derivable(lacking):
-            derive_scores([derived], self._cache)
-        return {}, [request for request in lacking if not self._cache.holds(request)]
-
-    def _missing(self, plan: Plan) -> tuple[list[ScoreRequest], list[ScoreRequest]]:
-        """Split requests by what seems to be cached, reading nothing: to be scanned for, or not."""
-        cached = [request for request in plan.requests if self._cache.holds(request)]
-        lacking = [request for request in plan.requests if not self._cache.holds(request)]
-        derived = {derived.request.key for derived in self._derivable(lacking)}
-        return [request for request in lacking if request.key not in derived], cached
+        derived = {derived.request.key: derived for derived in self._derivable(lacking)}
+        return derived, [request for request in lacking if request.key not in derived]
 
     def _find(
         self, requests: Sequence[ScoreRequest]
     ) -> tuple[dict[Key, TokenScores], list[ScoreRequest]]:
         """Split requests into the scores there are, or that others give, and those to scan for."""
         found, missing = find_scores(requests, self._cache)
-        found |= derive_scores(self._derivable(missing), self._cache)
+        for derived in self._derivable(missing):
+            scores = derive_scores(derived, self._cache)
+            if scores is not None:  # else a part is damaged
+                found[derived.request.key] = scores
         return found, [request for request in missing if request.key not in found]
 
     def _derivable(self, missing: Sequence[ScoreRequest]) -> list[Derived]:
-        if not missing:
-            return []
-        known = [Direction(vector, vector.site) for vector in self.snapshot.vectors()]
-        return plan_derived(missing, self._cache, known)
+        return plan_derived(missing, self._cache, self.snapshot.vectors()) if missing else []
 
     @contextmanager
     def _plan(

@@ -45,7 +45,7 @@ class Direction:
         """Name of its scores in the cache: the same direction at the same site, the same scores."""
         if self.site == self.vector.site:
             return self.vector.content_hash
-        return digest([self.vector.content_hash, self.site.component, self.site.layer])
+        return _key_elsewhere(self.vector.content_hash, self.site)
 
     @property
     def note(self) -> str | None:
@@ -85,6 +85,11 @@ class Direction:
     def __hash__(self) -> int:
         """Agree with equality."""
         return hash((str(self), self.key))
+
+
+@lru_cache(maxsize=4096)
+def _key_elsewhere(content_hash: str, site: Site) -> str:
+    return digest([content_hash, site.component, site.layer])
 
 
 def resolve(text: str, layer: int | None, vectors: Sequence[Vector]) -> Direction:

@@ -100,14 +100,20 @@ class ScoresOnDemand(Mapping[Key, TokenScores]):
     Args:
         requests: All there are.
         known: Those that are nowhere else.
-        cache: Where the others are; what it has lost since is computed again.
+        look_up: Where the others are; what it has lost since is computed again.
+        cache: Where that is kept.
     """
 
     def __init__(
-        self, requests: Sequence[ScoreRequest], known: Mapping[Key, TokenScores], cache: ScoreCache
+        self,
+        requests: Sequence[ScoreRequest],
+        known: Mapping[Key, TokenScores],
+        look_up: Callable[[ScoreRequest], TokenScores | None],
+        cache: ScoreCache,
     ) -> None:
         self._requests = {request.key: request for request in requests}
         self._known = known
+        self._look_up = look_up
         self._cache = cache
 
     def __getitem__(self, key: Key) -> TokenScores:
@@ -115,7 +121,7 @@ class ScoresOnDemand(Mapping[Key, TokenScores]):
         if key in self._known:
             return self._known[key]
         request = self._requests[key]
-        scores = self._cache.find(request)
+        scores = self._look_up(request)
         return compute_scores([request], self._cache)[0][key] if scores is None else scores
 
     def __iter__(self) -> Iterator[Key]:

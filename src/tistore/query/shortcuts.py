@@ -4,6 +4,9 @@ Scores that need no scan: those of a direction that others with cached scores sp
 A score is linear in its direction, so the scores of a combination are the combination of the
 scores. What a vector is made of is known when it was written as an expression, and found by
 algebra when it was not.
+
+Derived scores are not cached. Each derivation may multiply the rounding of its parts by 32 and add
+its own; in the cache they would become the parts of the next.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from tistore.query.derivation import MAX_CANDIDATES, Derivation, derive
 from tistore.query.product import one_thread_each
 from tistore.query.references import Direction
 from tistore.query.scores import ScoreCache, ScoreRequest, TokenScores
+from tistore.schemas.vector import Vector
 
 _CLEARLY_OUTSIDE = 0.25
 _RIDGE = 1e-4
@@ -43,7 +47,7 @@ class Derived:
 
 
 def plan_derived(
-    missing: Sequence[ScoreRequest], cache: ScoreCache, known: Sequence[Direction]
+    missing: Sequence[ScoreRequest], cache: ScoreCache, known: Sequence[Vector]
 ) -> list[Derived]:
     """
     Find what can be worked out from cached scores.
@@ -51,7 +55,7 @@ def plan_derived(
     Args:
         missing: Requests without scores.
         cache: Where others' scores may be.
-        known: Directions that may have been scored before.
+        known: Vectors that may have been scored before, at any layer.
     """
     wanted = {request.direction.key: request.direction for request in missing}
     plans = _plan(list(wanted.values()), cache, known)
@@ -65,42 +69,27 @@ def plan_derived(
     return found
 
 
-def derive_scores(
-    planned: Sequence[Derived], cache: ScoreCache
-) -> dict[tuple[str, str], TokenScores]:
-    """
-    Work out planned scores, and cache them.
-
-    Returns:
-        The scores; without those whose parts turned out to be damaged.
-    """
-    found: dict[tuple[str, str], TokenScores] = {}
-    for derived in planned:
-        scores = [cache.find(part) for part in derived.parts]
-        whole = [part for part in scores if part is not None]
-        if len(whole) == len(scores):
-            found[derived.request.key] = derived.derivation.apply(whole)
-            cache.add(derived.request, found[derived.request.key])
-    return found
+def derive_scores(derived: Derived, cache: ScoreCache) -> TokenScores | None:
+    """Work out planned scores; None when a part turned out to be damaged or gone."""
+    scores = [cache.find(part) for part in derived.parts]
+    whole = [part for part in scores if part is not None]
+    return derived.derivation.apply(whole) if len(whole) == len(scores) else None
 
 
 def _plan(
-    wanted: Sequence[Direction], cache: ScoreCache, known: Sequence[Direction]
+    wanted: Sequence[Direction], cache: ScoreCache, known: Sequence[Vector]
 ) -> dict[str, _Plan]:
     """For each direction that is spanned by scored ones, how, and by which."""
     scored = cache.directions()
     plans: dict[str, _Plan] = {}
-    for site in dict.fromkeys(direction.site for direction in wanted):
-        here = [direction for direction in wanted if direction.site == site]
+    for site, hidden in dict.fromkeys((one.site, one.vector.hidden) for one in wanted):
+        here = [one for one in wanted if (one.site, one.vector.hidden) == (site, hidden)]
         parts = [part for direction in here for _, part in direction.parts]
-        candidates = {
-            direction.key: direction
-            for direction in (*parts, *known)
-            if direction.site == site and direction.key in scored
-        }
+        others = [Direction(vector, site) for vector in known if vector.hidden == hidden]
+        candidates = {other.key: other for other in (*parts, *others) if other.key in scored}
         for direction in _drop_outside(here, list(candidates.values())):
-            others = [other for key, other in candidates.items() if key != direction.key]
-            if (plan := _derive(direction, others)) is not None:
+            rest = [other for key, other in candidates.items() if key != direction.key]
+            if (plan := _derive(direction, rest)) is not None:
                 plans[direction.key] = plan
     return plans
 
@@ -129,8 +118,6 @@ def _drop_outside(
         return []
     spanning = _units(candidates)
     units = _units(wanted)
-    if spanning.shape[1] != units.shape[1]:
-        return []
     with one_thread_each():
         along = spanning @ units.T
         nearest = np.argsort(-np.abs(along), axis=0)[:MAX_CANDIDATES]
