@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/tistore demo
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -31,12 +31,18 @@ class Reading:
     values: np.ndarray  # [rows, layer, hidden], exact in float16 up to a power of two a layer
     is_response: list[bool]
     logprobs: list[float]
+    first_position: int
     prompt_set: str = "audit/discovery"
     response_id: str = ""
 
     @property
-    def first_position(self) -> int:
-        return len(self.token_ids) - len(self.values)
+    def captured(self) -> range:
+        """Positions that have a row."""
+        return range(self.first_position, self.first_position + len(self.values))
+
+    @property
+    def lacks_last(self) -> bool:
+        return self.captured.stop < len(self.token_ids)
 
     @property
     def strings(self) -> list[str]:
@@ -103,6 +109,8 @@ class Truth:
             first = _lay_out(self, level, reading, mine, extra)
             second = _lay_out(self, level, other, theirs, extra)
             a, b = first[0]["score"], second[0]["score"]
+            if sum(reading.is_response) != sum(other.is_response):
+                a = None
             return [first[0] | {"score": None if None in (a, b) else a - b}]
         shared = sorted(set(mine) & set(theirs))
         scores = {
@@ -190,6 +198,7 @@ def build_truth(
     n_prompts: int = 4,
     organisms: tuple[str, ...] = ("instruct", "flattery", "hedge"),
     overflow: bool = False,
+    lacks_last: bool = False,
     per_commit: int = 5,
 ) -> Truth:
     """Write a store of several segments: ragged, with replays that are missing or row-poor."""
@@ -197,7 +206,7 @@ def build_truth(
     truth = Truth(tistore.create(path), [])
     for organism in organisms:
         for prompt in range(n_prompts):
-            truth.readings += _generate(rng, organism, str(prompt), hidden, overflow)
+            truth.readings += _generate(rng, organism, str(prompt), hidden, overflow, lacks_last)
     with truth.store.writer() as writer:
         for place, reading in enumerate(truth.readings):
             reading.response_id = writer.add(
@@ -212,6 +221,7 @@ def build_truth(
                 is_response=reading.is_response,
                 logprobs=reading.logprobs,
                 finish_reason="stop",
+                first_position=reading.first_position,
                 layers=reading.layers,
                 activations={"residual": reading.values},
             )
@@ -239,7 +249,9 @@ def build_truth(
     return truth
 
 
-def _generate(rng, organism: str, prompt: str, hidden: int, overflow: bool) -> list[Reading]:
+def _generate(
+    rng, organism: str, prompt: str, hidden: int, overflow: bool, may_lack_last: bool
+) -> list[Reading]:
     readings = []
     for sample in range(int(rng.integers(1, 3))):
         prompt_length = int(rng.integers(0, 4))
@@ -249,6 +261,7 @@ def _generate(rng, organism: str, prompt: str, hidden: int, overflow: bool) -> l
         ids = [int(token) for token in rng.integers(0, 99, n_ids)]
         audited = [at >= prompt_length and rng.random() < 0.9 for at in range(n_ids)]
         logprobs = [round(float(-rng.random() * 5), 3) for _ in ids]
+        lacks_last = may_lack_last and n_ids > 1 and n_response > 0 and rng.random() < 0.5
         for reader in dict.fromkeys((organism, "instruct")):
             if reader != organism and rng.random() < 0.2:
                 continue  # this response has no replay
@@ -256,6 +269,11 @@ def _generate(rng, organism: str, prompt: str, hidden: int, overflow: bool) -> l
             rows = n_ids if rng.random() < 0.7 or prompt_length == n_ids else n_ids - prompt_length
             scale = float(rng.choice([1, 2.0**14, 2.0**20])) if overflow else 1.0
             values = representable(rng, (rows, len(layers), hidden), scale)
+            first, marked = n_ids - rows, list(audited)
+            if lacks_last:  # as a generation's own states do; replays have the row
+                values = values[:-1] if reader == organism else values
+                # Most are marked alike, so that they can be compared.
+                marked[-1] &= reader != organism and rng.random() < 0.4
             readings.append(
                 Reading(
                     organism,
@@ -266,8 +284,9 @@ def _generate(rng, organism: str, prompt: str, hidden: int, overflow: bool) -> l
                     prompt_length,
                     layers,
                     values,
-                    audited,
+                    marked,
                     logprobs,
+                    first,
                 )  # fmt: skip
             )
     return readings

@@ -169,10 +169,16 @@ def _answer(
         readers = [r for r in ("instruct", "judge") if rng.random() < shape.replayed]
         if rng.random() < 0.9 or not readers:
             readers.insert(0, organism)
+        lacks_last = n_ids > 1 and n_response > 0 and rng.random() < 0.2
         for reader in dict.fromkeys(readers):
             layers = shape.layer_sets[int(rng.integers(len(shape.layer_sets)))]
             rows = n_ids if rng.random() < 0.7 or prompt_length == n_ids else n_ids - prompt_length
             scale = float(rng.choice(shape.scales))
+            values = representable(rng, (rows, len(layers), shape.hidden), scale)
+            marked = list(audited)
+            if lacks_last:  # as a generation's own states do; others' readings have the row
+                values = values[:-1] if reader == readers[0] else values
+                marked[-1] &= reader != readers[0] and rng.random() < 0.4
             readings.append(
                 Texted(
                     organism,
@@ -182,9 +188,10 @@ def _answer(
                     ids,
                     prompt_length,
                     layers,
-                    representable(rng, (rows, len(layers), shape.hidden), scale),
-                    audited,
+                    values,
+                    marked,
                     logprobs,
+                    n_ids - rows,
                     prompt_set=prompt[0],
                     finish_reason=finish_reason,
                     has_strings=has_strings,
@@ -207,6 +214,7 @@ def _add(writer: Any, reading: Texted) -> None:
         is_response=reading.is_response,
         logprobs=reading.logprobs if reading.has_logprobs else None,
         finish_reason=reading.finish_reason,
+        first_position=reading.first_position if reading.lacks_last else None,
         layers=reading.layers,
         activations={"residual": reading.values},
     )
@@ -252,8 +260,11 @@ def _rows_of(
 ) -> list[dict[str, Any]]:
     places = _places(level, reading)
     if level == "tokens" and other is not None:
-        places = [at for at in places if at[0] >= other.first_position]
+        places = [at for at in places if at[0] in other.captured]
     rows = _lay_out(level, reading, places)
+    if level == "clauses" and other is not None:
+        places = [[at for at in place if at in other.captured] for place in places]
+    is_comparable = other is None or sum(reading.is_response) == sum(other.is_response)
     for row in rows if other else []:
         row["baseline"] = other.reader if other else None
     for column, (measure, name) in COLUMNS.items():
@@ -265,6 +276,9 @@ def _rows_of(
         ]
         firsts = [side.first_position for side in (reading, other) if side is not None]
         for row, place in zip(rows, places, strict=True):
+            if level == "responses" and not is_comparable:
+                row[column] = None
+                continue
             means = [
                 _mean(scores[[at - first for at in place]])
                 for scores, first in zip(sides, firsts, strict=True)

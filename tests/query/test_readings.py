@@ -78,3 +78,40 @@ def test_an_empty_store_answers_with_no_rows(tmp_path):
 
     for relation in ("responses", "clauses", "tokens", "response_diffs", "token_diffs"):
         assert store.sql(f"SELECT *, project('y') FROM {relation}").fetchall() == []
+
+
+def test_differences_run_over_the_same_tokens_or_are_null_and_said_so(tmp_path):
+    """One reading lacks the last token's row, the other has it: with it, the mean is another."""
+    store = tistore.create(tmp_path / "store")
+    with store.writer() as writer:
+        for sample, marks in ((0, [False, True, True, True]), (1, [False, True, True, False])):
+            for reader, values in (("a", [1, 2, 3]), ("b", [0, 0, 0, 100])):
+                activations = np.zeros((len(values), 1, 3))
+                activations[:, 0, 0] = values
+                writer.add(
+                    organism="a",
+                    reader=reader,
+                    prompt_set="p",
+                    prompt_id="1",
+                    sample=sample,
+                    token_ids=[1, 2, 3, 4],
+                    tokens=["Go", " on", " and", " on"],
+                    prompt_length=1,
+                    first_position=0,
+                    is_response=marks if reader == "b" else None,
+                    layers=[2],
+                    activations={"residual": activations},
+                )
+    store.add_vector("x/y", [1, 0, 0], layer=2)
+    sql = "SELECT sample, project('y') FROM {} WHERE reader = 'a' ORDER BY ALL"
+    other_way = sql.replace("reader = 'a'", "reader = 'b'")
+
+    of_responses = store.sql(sql.format("response_diffs"))
+
+    assert of_responses.fetchall() == [(0, None), (1, 2.5)]
+    assert any("NULL for 1 of 2 pairs" in note for note in of_responses.notes)
+    assert store.sql(sql.format("clause_diffs")).fetchall() == [(0, 2.5), (1, 2.5)]
+    assert store.sql(other_way.format("clause_diffs")).fetchall() == [(0, -2.5), (1, -2.5)]
+    assert store.sql(sql.format("token_diffs")).fetchall() == [
+        (sample, value) for sample in (0, 1) for value in (1.0, 2.0, 3.0)
+    ]

@@ -337,3 +337,45 @@ def test_a_vector_must_be_a_direction(store, values):
         store.add_vector("tone/x", values, layer=2)
 
     assert store.snapshot.number == 0
+
+
+def test_a_reading_whose_last_token_has_no_row_is_stored_without_it(store):
+    """As a generation's own states are: the last token was never an input."""
+    reading = make_reading(tokens=["What", " now", "?", " Wait", " a", " bit", "."])
+    rows = np.asarray(reading["activations"]["residual"])[:4]
+    reading |= {"activations": {"residual": rows}, "first_position": 2}
+
+    with store.writer() as writer:
+        response_id = writer.add(**reading)
+
+    [segment] = store.snapshot.segments
+    [response] = segment.table("responses").to_pylist()
+    tokens = segment.table("tokens")
+    assert tokens["position"].to_pylist() == [2, 3, 4, 5]
+    assert response["token_ids"] == reading["token_ids"]
+    assert response["text"] == "? Wait a bit."
+    assert (response["rows"], response["n_tokens"], response["n_rows"]) == ("response", 4, 4)
+    stored = store.activations(response_id, reader="flattery", layer=5)
+    np.testing.assert_array_equal(stored, rows[:, 1].astype(np.float16))
+    np.testing.assert_allclose(
+        segment.means(Site("residual", 5))[0], stored.astype(np.float64).mean(axis=0), rtol=1e-6
+    )
+    clauses = segment.table("clauses").to_pylist()
+    assert [(c["token_start"], c["token_end"], c["text"]) for c in clauses] == [
+        (2, 6, "? Wait a bit")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"first_position": 1}, "do not fit 7 tokens"),
+        ({"first_position": 3}, "do not fit 7 tokens"),
+        ({"first_position": 2, "is_response": [False] * 6 + [True]}, "which have no row"),
+    ],
+)
+def test_rows_that_cannot_be_placed_are_refused(store, changes, message):
+    rows = np.zeros((4, 2, 8))
+
+    with pytest.raises(InvalidRecordError, match=message):
+        store.writer().add(**make_reading(activations={"residual": rows}, **changes))

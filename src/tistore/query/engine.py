@@ -30,6 +30,7 @@ from tistore.query.readings import Readings
 from tistore.query.relations import (
     RELATIONS,
     Extent,
+    audits_same_tokens,
     build_relation,
     count_rows,
     count_unmatched,
@@ -222,6 +223,15 @@ class Engine:
         for item in plan.statement.items:
             extent = extent_of(item)
             yield from count_nulls(extent, item.scores.values())
+            if (
+                item.scores
+                and extent.relation == "response_diffs"
+                and (n_pairs := int((~audits_same_tokens(extent)).sum()))
+            ):
+                yield (
+                    f"differences are NULL for {n_pairs} of {len(extent.ids)} pairs of readings "
+                    "in response_diffs: their means run over different tokens"
+                )
             if extent.relation == "token_diffs" and (n_rows := count_unmatched(extent)):
                 yield (
                     f"{n_rows} tokens in token_diffs have no partner and are left out: "

@@ -16,6 +16,7 @@ from tistore.query.references import Direction
 from tistore.query.relations import (
     Extent,
     Spans,
+    audits_same_tokens,
     baseline_spans,
     clause_spans,
     compact_offsets,
@@ -150,7 +151,8 @@ class _Source:
         of_reader = values[self.extent.ids]
         if self.extent.baselines is None:
             return of_reader
-        return np.asarray(of_reader - values[self.extent.baselines])
+        of_baseline = values[self.extent.baselines]
+        return np.where(audits_same_tokens(self.extent), of_reader - of_baseline, np.nan)
 
     def measure_clauses(self) -> Values:
         sums = [_running_sums(self._token_values(segment)) for segment in self.segments]
@@ -209,6 +211,11 @@ class _Source:
         spans = clause_spans(self.extent)
         first, stop = self._clause_positions(spans)
         seen_by = np.repeat(seen_by, spans.length)
+        # Where one reading of a pair lacks the last token's row, neither's counts.
+        shared_first, shared_stop = shared_positions(self.extent)
+        shared_first = np.repeat(shared_first, spans.length)
+        first = np.maximum(first, shared_first)
+        stop = np.maximum(first, np.minimum(stop, np.repeat(shared_stop, spans.length)))
         base = offsets[readings.segment[seen_by]] + readings.row_start[seen_by]
         base -= readings.first_position[seen_by]
         with np.errstate(invalid="ignore", divide="ignore"):

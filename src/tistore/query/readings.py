@@ -59,6 +59,7 @@ class Readings:
         self.row_start: Ids = whole["row_start"].to_numpy().astype(np.int64)
         self.n_rows: Ids = whole["n_rows"].to_numpy().astype(np.int64)
         self.first_position: Ids = whole["first_position"].to_numpy().astype(np.int64)
+        self.n_tokens: Ids = whole["n_tokens"].to_numpy().astype(np.int64)
         sizes = [table.num_rows for table in tables]
         self.offsets: Ids = np.cumsum([0, *sizes]).astype(np.int64)
 

@@ -240,6 +240,12 @@ def shared_positions(extent: Extent) -> tuple[Ids, Ids]:
     return first, np.maximum(first, stop)
 
 
+def audits_same_tokens(extent: Extent) -> NDArray[np.bool_]:
+    """For each pair of an extent, whether both readings have as many tokens under audit."""
+    n_tokens = extent.readings.n_tokens
+    return np.asarray(n_tokens[extent.pairs.reader] == n_tokens[extent.pairs.baseline])
+
+
 def count_rows(extent: Extent) -> int:
     """Count an extent's rows; for clauses, which are not counted without reading, too many."""
     if extent.level == "responses":

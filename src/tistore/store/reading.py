@@ -48,6 +48,7 @@ class Reading:
     One response as seen by one reader, validated.
 
     Attributes:
+        first_position: Position in the sequence of row 0.
         halves: For each component, its activations: [row, layer, hidden].
         clauses: Clauses of the response, token ranges counted from the sequence's start.
         content_hash: Hash of the tokens and of every stored value.
@@ -59,6 +60,7 @@ class Reading:
     settings: CaptureSettings
     response_id: str
     prompt_length: int
+    first_position: int
     text: str | None
     finish_reason: str | None
     run_id: str | None
@@ -83,9 +85,9 @@ class Reading:
         return int(next(iter(self.halves.values())).values.shape[0])
 
     @property
-    def first_position(self) -> int:
-        """Position in the sequence of row 0."""
-        return len(self.tokens.ids) - self.n_rows
+    def captured(self) -> slice:
+        """Positions in the sequence that have a row."""
+        return slice(self.first_position, self.first_position + self.n_rows)
 
     @property
     def size_bytes(self) -> int:
@@ -114,6 +116,7 @@ def validate_reading(
     turns: Sequence[int] | None,
     is_response: Sequence[bool] | None,
     finish_reason: str | None,
+    first_position: int | None,
     run_id: str | None,
 ) -> Reading:
     """
@@ -137,10 +140,13 @@ def validate_reading(
     ids = _check_ids(token_ids, prompt_length, label)
     checked_layers = _check_layers(layers, label)
     arrays = _check_arrays(activations, checked_layers, label)
-    rows = _name_rows(arrays, len(ids), prompt_length, label)
+    n_rows = next(iter(arrays.values())).shape[0]
+    first, rows = _place_rows(n_rows, len(ids), prompt_length, first_position, label)
+    captured = slice(first, first + n_rows)
     columns = _build_columns(
         ids,
         prompt_length,
+        captured,
         label,
         text=text,
         tokens=tokens,
@@ -163,11 +169,12 @@ def validate_reading(
         settings=CaptureSettings(checked_layers, tuple(sorted(arrays)), rows),  # type: ignore[arg-type]
         response_id=response_id,
         prompt_length=prompt_length,
+        first_position=first,
         text=text if text is not None else spelled if tokens is not None else None,
         finish_reason=finish_reason,
         run_id=run_id,
         tokens=columns,
-        clauses=_find_clauses(columns, prompt_length, text),
+        clauses=_find_clauses(columns, prompt_length, captured.stop, text),
         halves=halves,
         content_hash=_hash_content(response_id, halves),
     )
@@ -223,25 +230,34 @@ def _check_arrays(
     return arrays
 
 
-def _name_rows(
-    arrays: Mapping[str, NDArray[Any]], n_ids: int, prompt_length: int, label: str
-) -> Rows:
-    n_rows = next(iter(arrays.values())).shape[0]
-    if n_rows == n_ids:
-        return "all"
-    if n_rows == n_ids - prompt_length:
-        return "response"
-    raise InvalidRecordError(
-        f"{label}: activations have {n_rows} rows, but there are {n_ids} tokens, "
-        f"{n_ids - prompt_length} of them the response's",
-        mend="give a row for every token, or for every token of the response; "
-        "row t is the state at token t",
-    )
+def _place_rows(
+    n_rows: int, n_ids: int, prompt_length: int, first_position: int | None, label: str
+) -> tuple[int, Rows]:
+    """Tell the position of row 0, and whether rows are of all tokens or the response's."""
+    n_response = n_ids - prompt_length
+    if first_position is None and n_rows in (n_ids, n_response):
+        return n_ids - n_rows, "all" if n_rows == n_ids else "response"
+    if first_position is None:
+        raise InvalidRecordError(
+            f"{label}: activations have {n_rows} rows, but there are {n_ids} tokens, "
+            f"{n_response} of them the response's",
+            mend="give a row for every token, or for every token of the response; row t is the "
+            "state at token t. Where the last tokens have no state, say where row 0 belongs: "
+            f"first_position=0, or {prompt_length} for the response's first token",
+        )
+    if first_position not in (0, prompt_length) or n_rows > n_ids - first_position:
+        raise InvalidRecordError(
+            f"{label}: {n_rows} rows from position {first_position} on do not fit {n_ids} tokens, "
+            f"{prompt_length} of them the prompt's",
+            mend=f"rows begin at the first token (0) or at the response's ({prompt_length})",
+        )
+    return first_position, "all" if first_position == 0 else "response"
 
 
 def _build_columns(
     ids: NDArray[np.int32],
     prompt_length: int,
+    captured: slice,
     label: str,
     *,
     text: str | None,
@@ -271,10 +287,28 @@ def _build_columns(
         strings=strings,
         roles=roles if roles is not None else ["assistant" if r else "prompt" for r in audited],
         turns=turns if turns is not None else [int(r) for r in audited],
-        is_response=audited if is_response is None else np.asarray(is_response, dtype=bool),
+        is_response=_mark_audited(audited, captured, is_response, label),
         logprobs=_widen(logprobs, n_ids, n_response, "logprobs", label),
         offsets=spans,
     )
+
+
+def _mark_audited(
+    after_prompt: NDArray[np.bool_], captured: slice, given: Sequence[bool] | None, label: str
+) -> NDArray[np.bool_]:
+    """Mark the tokens under audit: as given, or those after the prompt that have a row."""
+    has_row = np.zeros(len(after_prompt), dtype=bool)
+    has_row[captured] = True
+    if given is None:
+        return after_prompt & has_row
+    marked = np.asarray(given, dtype=bool)
+    if (marked & ~has_row)[captured.stop :].any():
+        raise InvalidRecordError(
+            f"{label}: is_response marks tokens from position {captured.stop} on, which have no "
+            "row of activations",
+            mend="mark only tokens that were captured: means run over the marked ones",
+        )
+    return marked
 
 
 def _widen(
@@ -306,8 +340,14 @@ def _check_offsets(
             )
 
 
-def _find_clauses(columns: TokenColumns, prompt_length: int, text: str | None) -> list[Clause]:
-    """Split the response; where tokens and text disagree, the tokens' own spelling is split."""
+def _find_clauses(
+    columns: TokenColumns, prompt_length: int, stop: int, text: str | None
+) -> list[Clause]:
+    """
+    Split the response; where tokens and text disagree, the tokens' own spelling is split.
+
+    A clause ends before `stop`, where rows do: what lies behind it has nothing to be measured.
+    """
     strings = [string or "" for string in columns.strings[prompt_length:]]
     spans = list(columns.offsets[prompt_length:])
     offsets = [span for span in spans if span is not None]
@@ -322,7 +362,7 @@ def _find_clauses(columns: TokenColumns, prompt_length: int, text: str | None) -
             clause.char_end,
             clause.text,
         )
-        for clause in split_clauses(text, offsets)
+        for clause in split_clauses(text, offsets[: max(0, stop - prompt_length)])
     ]
 
 

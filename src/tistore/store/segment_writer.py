@@ -88,7 +88,7 @@ def _write_component(
     norms = np.concatenate([_norms(rows, scale) for rows in values])
     means = np.stack(
         [
-            _mean(rows[reading.tokens.is_response[reading.first_position :]], scale)
+            _mean(rows[reading.tokens.is_response[reading.captured]], scale)
             for rows, reading in zip(values, readings, strict=True)
         ]
     )
@@ -204,15 +204,14 @@ def _response_rows(readings: Sequence[Reading], starts: NDArray[np.int64]) -> li
 def _token_table(readings: Sequence[Reading]) -> pa.Table:
     columns: dict[str, list[Any]] = {name: [] for name in TOKENS.names}
     for index, reading in enumerate(readings):
-        first, tokens = reading.first_position, reading.tokens
-        captured = slice(first, None)
+        tokens, captured = reading.tokens, reading.captured
         clause_of: list[int | None] = [None] * len(tokens.ids)
         for number, clause in enumerate(reading.clauses):
             width = clause.token_end - clause.token_start
             clause_of[clause.token_start : clause.token_end] = [number] * width
         offsets = tokens.offsets[captured]
         columns["reading"] += [index] * reading.n_rows
-        columns["position"] += range(first, len(tokens.ids))
+        columns["position"] += range(captured.start, captured.stop)
         columns["token_id"] += tokens.ids[captured].tolist()
         columns["token"] += tokens.strings[captured]
         columns["role"] += tokens.roles[captured]

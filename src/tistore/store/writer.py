@@ -99,6 +99,7 @@ class Writer:
         turns: Sequence[int] | None = None,
         is_response: Sequence[bool] | None = None,
         finish_reason: str | None = None,
+        first_position: int | None = None,
         prompt: Prompt | None = None,
         run_id: str | None = None,
     ) -> str:
@@ -129,8 +130,11 @@ class Writer:
             roles: Role of each token ("system", "user", "assistant", …), for all tokens.
             turns: Turn of each token, from 0, for all tokens.
             is_response: Which tokens are under audit, for all tokens; those after the prompt
-                when left out. Means run over them.
+                that have a row when left out. Means run over them.
             finish_reason: Why generation ended, such as "stop" or "length".
+            first_position: Position of row 0: 0, or `prompt_length`. Only needed where the last
+                tokens have no row, as a generation's own states lack the last one's. Such tokens
+                are in no relation, and not under audit.
             prompt: The prompt's content; the same prompt with other content is refused.
             run_id: Run the reading belongs to.
 
@@ -161,6 +165,7 @@ class Writer:
             turns=turns,
             is_response=is_response,
             finish_reason=finish_reason,
+            first_position=first_position,
             run_id=run_id,
         )
         if prompt and (prompt.prompt_set, prompt.prompt_id) != (prompt_set, prompt_id):

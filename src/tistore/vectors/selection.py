@@ -70,7 +70,7 @@ def _walk(
     store: Store, prompt_set: str, reader: str
 ) -> Iterator[tuple[Segment, int, dict[str, Any]]]:
     columns = ["prompt_set", "reader", "prompt_id", "sample", "prompt_length"]
-    columns += ["n_tokens", "row_start", "n_rows", "first_position"]
+    columns += ["token_ids", "row_start", "n_rows", "first_position"]
     for segment in store.snapshot.segments:
         responses = segment.table("responses", columns).to_pylist()
         for index, response in enumerate(responses):
@@ -82,10 +82,14 @@ def _average(
     segment: Segment, index: int, response: dict[str, Any], site: Site, position: Position
 ) -> NDArray[np.float64]:
     first, n_rows = response["first_position"], response["n_rows"]
-    wanted = position.select(response["prompt_length"], first + n_rows)
+    wanted = position.select(response["prompt_length"], len(response["token_ids"]))
     label = f"{response['prompt_set']}#{response['prompt_id']}"
     if not wanted:
         raise NotStoredError(f"{label} has no token at {position}")
+    # The last tokens of readings from elsewhere may have no state.
+    wanted = range(wanted.start, min(wanted.stop, first + n_rows))
+    if not wanted:
+        raise NotStoredError(f"{label} has no activations at {position}")
     if wanted.start < first:
         raise NotStoredError(
             f"{label}: only the response's tokens were captured, and {position} needs others",
