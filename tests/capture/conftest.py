@@ -55,6 +55,14 @@ SMALL: dict[str, Any] = {
     "eos_token_id": 2,
 }
 EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+VISION: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "deepseek_v3": {
         **EXPERTS,
@@ -70,6 +78,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "v_head_dim": 8,
     },
     "gemma2": {"head_dim": 8, "sliding_window": 4},
+    "gemma3": {"head_dim": 8, "sliding_window": 4},  # the wrapper that also takes images
     "gemma3_text": {"head_dim": 8, "sliding_window": 4},
     "gpt2": {},
     "gpt_neox": {},
@@ -89,6 +98,8 @@ def make_model(family: str = "llama", **changes: Any) -> PreTrainedModel:
     settings = {**SMALL, **FAMILIES.get(family, {}), **changes}
     if family == "gpt2":
         settings["n_positions"] = settings.pop("max_position_embeddings")
+    if family == "gemma3":
+        settings = {"text_config": settings, "vision_config": VISION}
     config = AutoConfig.for_model(family, **settings)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from tistore.capture.hooks import record
-from tistore.errors import ConfigError, SiteNotFoundError, SiteNotReachedError
+from tistore.errors import SiteNotFoundError, SiteNotReachedError
 from tistore.schemas.site import Site
 
 SITES = [Site("residual", layer) for layer in range(3)]
@@ -24,7 +24,7 @@ def count_hooks(model: nn.Module) -> int:
 
 
 def find_final_norm(model: nn.Module) -> nn.Module:
-    body = model.base_model
+    body = getattr(model.base_model, "language_model", model.base_model)
     return next(getattr(body, name) for name in FINAL_NORMS if hasattr(body, name))
 
 
@@ -78,10 +78,57 @@ def test_record_refuses_a_layer_the_model_lacks_before_setting_any_hook(tiny_lla
     assert count_hooks(tiny_llama) == 0
 
 
-def test_record_says_that_other_components_are_not_captured(tiny_llama):
+def test_contributions_add_up_to_the_stream_in_every_family(family: str, build_model):
+    """Embedding + what each block's attention and MLP put out = what the next block is given."""
+    model = build_model(family)
+    parts = [Site(part, layer) for part in ("attn_out", "mlp_out") for layer in range(3)]
+
+    with torch.no_grad(), record(model, [*SITES, *parts]) as kept:
+        output = model(IDS, output_hidden_states=True)
+
+    stream = output.hidden_states[0].double()
+    for layer in range(3):
+        for part in ("attn_out", "mlp_out"):
+            added = kept[Site(part, layer)][0].double()
+            assert added.abs().max() > 1e-3
+            stream = stream + added
+        state = kept[Site("residual", layer)][0].double()
+        torch.testing.assert_close(stream, state, rtol=1e-5, atol=1e-5 * float(state.abs().max()))
+
+
+def test_raw_projections_have_a_name_of_their_own(build_model):
+    """Where a norm follows them, they are not what enters the stream."""
+    model = build_model("gemma2")
+    sites = [Site(part, 1) for part in ("o_proj", "attn_out", "down_proj", "mlp_out")]
+    block = model.model.layers[1]
+
+    with torch.no_grad(), record(model, sites) as kept:
+        model(IDS)
+        normed = block.post_attention_layernorm(kept[Site("o_proj", 1)][0])
+        normed_mlp = block.post_feedforward_layernorm(kept[Site("down_proj", 1)][0])
+
+    assert torch.equal(normed, kept[Site("attn_out", 1)][0])
+    assert torch.equal(normed_mlp, kept[Site("mlp_out", 1)][0])
+    assert not torch.equal(kept[Site("o_proj", 1)][0], kept[Site("attn_out", 1)][0])
+
+
+def test_experts_have_no_down_projection_and_it_says_so(build_model):
+    model = build_model("mixtral")
+
     with (
-        pytest.raises(ConfigError, match="residual only"),
-        record(tiny_llama, [Site("mlp_out", 0)]),
+        pytest.raises(SiteNotFoundError, match=r"layer 1 of this mixtral model has no down_proj"),
+        record(model, [Site("mlp_out", 1), Site("down_proj", 1)]),
+    ):
+        pass
+    assert count_hooks(model) == 0
+
+
+def test_only_the_stream_is_taken_from_an_unknown_family(tiny_llama):
+    tiny_llama.config.model_type = "never_seen"
+
+    with (
+        pytest.raises(SiteNotFoundError, match="its blocks have self_attn, self_attn.q_proj"),
+        record(tiny_llama, [Site("attn_out", 0)]),
     ):
         pass
 

@@ -1,4 +1,4 @@
-"""Recording what blocks put out, while a model runs."""
+"""Recording what a model's parts put out, while it runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from tistore.capture.families import find_blocks
-from tistore.capture.layers import check_layers
-from tistore.errors import ConfigError, SiteNotReachedError
+from tistore.capture.families import find_module
+from tistore.errors import SiteNotReachedError
 from tistore.schemas.site import Site
 
 
@@ -25,11 +24,10 @@ def record(model: nn.Module, sites: Sequence[Site]) -> Iterator[Mapping[Site, li
         For each site, one (batch, position, hidden) tensor per pass, in the model's dtype.
 
     Raises:
-        ConfigError: A site's component is not captured by this version.
         SiteNotFoundError: A site names no module; no hook has been set yet.
         SiteNotReachedError: The block ended, but a site's module never ran.
     """
-    modules = find_modules(model, sites)
+    modules = {site: find_module(model, site) for site in sites}
     kept: dict[Site, list[Tensor]] = {site: [] for site in modules}
     with ExitStack() as hooks:
         for site, module in modules.items():
@@ -43,26 +41,7 @@ def record(model: nn.Module, sites: Sequence[Site]) -> Iterator[Mapping[Site, li
         )
 
 
-def find_modules(model: nn.Module, sites: Sequence[Site]) -> dict[Site, nn.Module]:
-    """
-    Find the module whose output each site is.
-
-    Raises:
-        ConfigError: A component is not captured by this version.
-        SiteNotFoundError: A layer is not the model's.
-    """
-    for site in sites:
-        if site.component != "residual":
-            raise ConfigError(
-                f"cannot capture {site}: this version captures residual only",
-                mend='write components = ["residual"]',
-            )
-    blocks = find_blocks(model)
-    check_layers([site.layer for site in sites], len(blocks))
-    return {site: blocks[site.layer] for site in sites}
-
-
 def _keep(kept: list[Tensor], _module: nn.Module, _inputs: object, output: object) -> None:
     state = output[0] if isinstance(output, tuple) else output
-    assert isinstance(state, Tensor)  # every block of transformers puts its state first
+    assert isinstance(state, Tensor)  # blocks and attentions of transformers put it first
     kept.append(state.detach().clone())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Component = Literal["residual", "attn_out", "mlp_out"]
-COMPONENTS: tuple[Component, ...] = ("residual", "attn_out", "mlp_out")
+Component = Literal["residual", "attn_out", "mlp_out", "o_proj", "down_proj"]
+COMPONENTS: tuple[Component, ...] = ("residual", "attn_out", "mlp_out", "o_proj", "down_proj")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -17,7 +17,8 @@ class Site:
     Attributes:
         component: `residual` at layer L is the output of block L, which Hugging Face calls
             `hidden_states[L + 1]` (the last one there is after the final norm, and is not ours).
-            `attn_out` and `mlp_out` are what the block adds to the stream.
+            `attn_out` and `mlp_out` are what the block adds to the stream; `o_proj` and `down_proj`
+            are what these modules give, which some models norm before adding it.
         layer: Block number, from 0.
     """
 
