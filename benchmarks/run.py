@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -23,6 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import contenders
+import moving
 import numpy as np
 import torch
 from data import LAYER, LAYERS, Folders, add, generate, make_small, write_pt
@@ -268,7 +270,75 @@ def memory(root: Path, gigabytes: float, hidden: int) -> None:
     print(f"  {(peak - before) / 1e6:.0f} MB over the interpreter's {before / 1e6:.0f} MB")
 
 
-SECTIONS = ("write", "warm", "cold", "hundred", "rank", "again", "memory")
+def start(rounds: int) -> None:
+    """What a command costs before it does anything."""
+    commands = {
+        "python": ["-c", "pass"],
+        "import tistore": ["-c", "import tistore"],
+        "tistore --help": ["-m", "tistore.cli.main", "--help"],
+        "tistore sql --help": ["-m", "tistore.cli.main", "sql", "--help"],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(2 * rounds):
+        for name, command in commands.items():
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, *command], check=True, capture_output=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            seconds[name].append(used)
+    print("\nStarting, processor time")
+    for name, times in seconds.items():
+        spread = f"({min(times) * 1e3:.0f}–{max(times) * 1e3:.0f})"
+        print(f"  {name:<44} {statistics.median(times) * 1e3:9.0f} ms  {spread}", flush=True)
+
+
+def move(root: Path, gigabytes: float, hidden: int, rounds: int) -> None:
+    """Import folders of `.pt` files, beside writing their values raw."""
+    plain, batched = root / "plain", root / "batched"
+    n_bytes = moving.write_experiment(plain, int(gigabytes * 1e9), hidden, is_batched=False)
+    n_batched = moving.write_experiment(batched, int(gigabytes * 1e8), hidden, is_batched=True)
+    on_disk = sum(path.stat().st_size for path in batched.rglob("*.pt"))
+    peaks = []
+
+    def fresh(name: str) -> Path:
+        shutil.rmtree(root / name, ignore_errors=True)
+        return root / name
+
+    jobs: dict[str, Job] = {
+        "import": lambda n: peaks.append(moving.import_experiment(fresh("a.tistore"), plain)),
+        "the values written raw": lambda n: moving.write_raw(fresh("raw"), n_bytes),
+    }
+    show(
+        f"Import a folder of .pt files, {n_bytes / 1e9:.2f} GB of values",
+        time_rounds(jobs, rounds, before=os.sync),
+        n_bytes,
+        "the values written raw",
+    )
+    seconds = time_rounds(
+        {
+            "import": lambda n: moving.import_experiment(fresh("b.tistore"), batched),
+            "the values written raw": lambda n: moving.write_raw(fresh("raw"), n_batched),
+        },
+        rounds,
+        before=os.sync,
+    )
+    title = f"The same where each file holds its batch of {moving.BATCH}"
+    show(
+        f"{title}: {n_batched / 1e9:.2f} GB of values in {on_disk / 1e9:.2f} GB of files",
+        seconds,
+        n_batched,
+        "the values written raw",
+    )
+    before, peak = max(peaks, key=lambda found: found[1] - found[0])
+    stored = Store.open(root / "b.tistore").info()
+    print(
+        f"  peak memory {peak / 1e6:.0f} MB, {(peak - before) / 1e6:.0f} MB over the interpreter; "
+        f"the batched files become {stored.raw_bytes / 1e9:.2f} GB of float16, "
+        f"{stored.stored_bytes / 1e9:.2f} GB stored"
+    )
+
+
+SECTIONS = ("start", "write", "move", "warm", "cold", "hundred", "rank", "again", "memory")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -283,8 +353,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     root = Path(tempfile.mkdtemp(prefix="tistore-bench-"))
     try:
         print(f"{os.cpu_count()} processors, torch on {torch.get_num_threads()} threads")
+        if "start" in given.only:
+            start(given.rounds)
         if "write" in given.only:
             write(root, given.hidden, 3)
+        if "move" in given.only:
+            move(root / "move", given.gigabytes / 2, given.hidden, 3)
+            shutil.rmtree(root / "move")
         if set(given.only) & {"warm", "cold", "hundred", "rank"}:
             folders = Folders(root / "main", int(given.gigabytes * 1e9), given.hidden)
             stored = folders.open().info().stored_bytes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,12 @@ PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "src" / "tistore"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-FLOORS = ["version", "errors", "schemas", "datasets", "store", "query", "vectors", "capture", "cli"]
+FLOORS = [
+    "version", "errors", "schemas", "datasets", "store", "query", "vectors", "capture", "exchange",
+    "cli",
+]  # fmt: skip
+USERS_OF_TORCH = {PACKAGE / "query" / "product.py", PACKAGE / "exchange" / "torch_data.py"}
+SLOW_TO_LOAD = {"numpy", "duckdb", "pyarrow", "polars", "pandas", "tensorstore", "sqlglot", "scipy"}
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
 
 
@@ -47,10 +51,10 @@ def test_imports_go_down(path):
 
 
 def test_only_capture_knows_model_libraries():
-    """But for the product of a scan, which may use torch where the program has it."""
+    """But for the scan's product, which may use torch where it is, and torch's own data sets."""
     for path in MODULES:
         if floor_of(path) != "capture":
-            known = {"torch"} if path == PACKAGE / "query" / "product.py" else set()
+            known = {"torch"} if path in USERS_OF_TORCH else set()
             roots = {name.split(".")[0] for name in imported_names(path)}
             assert not roots & (HEAVY - known), f"{path} imports {roots & HEAVY}"
 
@@ -80,8 +84,8 @@ def test_modules_are_named_for_what_they_hold_and_stay_small():
         ["-m", "tistore.cli.main", "sql", "--help"],
     ],
 )
-def test_starting_is_instant_and_loads_no_model_library(arguments):
-    """Under 0.3 s of CPU, the best of three."""
+def test_starting_loads_no_data_or_model_library(arguments):
+    """What makes starting quick; `make bench` measures how quick it is."""
     watched = (
         "import sys, runpy; arguments = sys.argv[1:]; "
         "sys.argv = ['tistore', *arguments[2:]]\n"
@@ -91,18 +95,14 @@ def test_starting_is_instant_and_loads_no_model_library(arguments):
         "except SystemExit: pass\n"
         "print(sorted(m for m in sys.modules if '.' not in m), file=sys.stderr)"
     )
-    seconds = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            [sys.executable, "-c", watched, *arguments], capture_output=True, text=True, check=True
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        loaded = set(ast.literal_eval(done.stderr.strip().splitlines()[-1]))
-        assert not loaded & (HEAVY | {"duckdb", "pyarrow", "polars", "tensorstore"})
 
-    assert min(seconds) < 0.3
+    done = subprocess.run(
+        [sys.executable, "-c", watched, *arguments], capture_output=True, text=True, check=True
+    )
+
+    loaded = set(ast.literal_eval(done.stderr.strip().splitlines()[-1]))
+    assert "tistore" in loaded
+    assert not loaded & (HEAVY | SLOW_TO_LOAD)
 
 
 def test_no_registry_address_and_no_lock_file_is_committed():

@@ -87,3 +87,20 @@ def test_spell_is_right_for_decoders_that_look_far_back():
 
     assert text == "abc de"
     assert strings == ["a", "b", "c", " d", "e"]
+
+
+def test_a_long_text_cut_inside_a_character_is_decoded_anew_only_at_its_end(build_tokenizer):
+    """Two characters of bytes, the second cut short, decode like neither of them alone."""
+    tokenizer = build_tokenizer("metaspace")
+    face = [tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in "🙂".encode()]
+    ids = [*tokenizer("a long text " * 200, add_special_tokens=False)["input_ids"], *face, *face]
+    read = []
+
+    def decode(token_ids):
+        read.append(len(token_ids))
+        return tokenizer.decode(token_ids, clean_up_tokenization_spaces=False)
+
+    text, strings = spell(ids[:-1], decode)
+
+    assert text == "".join(strings) == tokenizer.decode(ids[:-1])
+    assert sum(read) < 40 * len(ids)

@@ -95,6 +95,48 @@ def test_stored_activations_are_the_models_own_hidden_states(store, configure, b
             np.testing.assert_array_equal(stored, expected)
 
 
+def test_what_blocks_add_to_the_stream_is_stored_beside_it(store, configure):
+    """From one block's output to the next: what its attention and its MLP add."""
+    capture = {"components": ["residual", "mlp_out", "attn_out"], "rows": "all"}
+
+    ingest(store, configure(capture=capture))
+
+    assert store.info().raw_bytes == 3 * 3 * 32 * 2 * store.info().tokens
+    for row in read_rows(store, "responses"):
+        found = {
+            (part, layer): store.activations(
+                row["response_id"], reader=row["reader"], layer=layer, component=part
+            ).astype(np.float64)
+            for part in ("residual", "mlp_out", "attn_out")
+            for layer in (1, 2)
+        }
+        added = found["attn_out", 2] + found["mlp_out", 2]
+        np.testing.assert_allclose(
+            found["residual", 1] + added, found["residual", 2], rtol=2e-3, atol=2e-2
+        )
+
+
+def test_a_component_the_base_lacks_is_found_before_anything_is_generated(
+    store, configure, build_model, workplace, monkeypatch, tmp_path
+):
+    folder = tmp_path / "experts"
+    build_model("mixtral").save_pretrained(folder)
+    for file in (workplace / "base").glob("*token*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "chat_template.jinja").write_text(
+        (workplace / "base/chat_template.jinja").read_text()
+    )
+    monkeypatch.setattr(run, "generate", None)
+    config = configure(
+        base={"path": str(folder), "device": "cpu"},
+        organisms=[],
+        capture={"components": ["down_proj"]},
+    )
+
+    with pytest.raises(SiteNotFoundError, match="no down_proj"):
+        ingest(store, config)
+
+
 def test_own_readings_and_replays_differ_by_the_adapter_alone(store, configure):
     ingest(store, configure())
 

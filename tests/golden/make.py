@@ -1,8 +1,9 @@
 """
-Write a golden store of the current format: `python tests/golden/make.py v1`.
+Write a golden store of the current format: `python tests/golden/make.py v2`.
 
 Run once for each format version, and commit the folder. It is never written again: every later
-version must open it and give the answers beside it.
+version must open it and give the answers beside it. That of version 2 is a bundle of scores, the
+one kind of store that is not of version 1.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import tistore
+from tistore.exchange.score_bundle import export_scores
 from tistore.query.store import Store
 from tistore.schemas.model import Model
 from tistore.schemas.prompt import Prompt
@@ -80,13 +83,15 @@ def write(store: Store) -> None:
 
 
 def answer(store: Store) -> dict[str, Any]:
-    """Ask everything the golden test compares."""
+    """Ask everything the golden test compares; of a bundle, no activations."""
+    has_activations = not store.info().segments_without_activations
     activations = {
         f"{response_id} {reader} {layer}": store.activations(
             response_id, reader=reader, layer=layer
         ).tolist()
         for response_id, reader in store.sql("SELECT response_id, reader FROM responses").fetchall()
         for layer in (2, 5)
+        if has_activations
     }
     rows = {query: [list(row) for row in store.sql(query).fetchall()] for query in QUERIES}
     return {"activations": activations, "rows": rows}
@@ -94,7 +99,11 @@ def answer(store: Store) -> dict[str, Any]:
 
 if __name__ == "__main__":
     version = sys.argv[1]
-    made = tistore.create(FOLDER / version / "store")
-    write(made)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = tistore.create(Path(folder) / "store")
+        write(whole)
+        (FOLDER / version).mkdir()
+        export_scores(whole, FOLDER / version / "store")
+    made = tistore.open(FOLDER / version / "store")
     (FOLDER / version / "answers.json").write_text(json.dumps(answer(made), indent=1))
-    shutil.rmtree(made.score_folder)  # a cache, and no part of the format
+    shutil.rmtree(made.score_folder, ignore_errors=True)  # a cache, and no part of the format

@@ -61,9 +61,9 @@ def test_other_urls_are_refused():
 
 def test_a_store_from_the_future_is_refused(store):
     header = store.path / "tistore.json"
-    header.write_text(json.dumps(json.loads(header.read_text()) | {"format_version": 2}))
+    header.write_text(json.dumps(json.loads(header.read_text()) | {"format_version": 3}))
 
-    with pytest.raises(FormatVersionError, match="(?s)format version 2.*install a newer"):
+    with pytest.raises(FormatVersionError, match="(?s)format version 3.*install a newer"):
         BaseStore.open(store.path)
 
 

@@ -22,13 +22,15 @@ from pydantic import (
 
 from tistore.capture.config_mistakes import explain_mistake
 from tistore.capture.layers import LayerSpan, split_spans
-from tistore.errors import ConfigError
+from tistore.errors import ConfigError, nearest
 from tistore.schemas.model import BASE_READER
 from tistore.schemas.response import Rows
-from tistore.schemas.site import Component
+from tistore.schemas.site import COMPONENTS, Component
 
 Quantization = Literal["8bit", "4bit"]
 Reader = Literal["self", "base"]
+Responses = Literal["generate", "store"]
+"""Where an author's responses come from: this run, or `generations` in the store."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -80,13 +82,12 @@ def _check_layers(spans: LayerSpan | list[LayerSpan]) -> LayerSpan | list[LayerS
 
 
 def _check_components(components: tuple[Component, ...]) -> tuple[Component, ...]:
-    if components != ("residual",):
+    if not components or len(set(components)) < len(components):
         raise ConfigError(
-            f"cannot capture {', '.join(components) or 'nothing'}: this version captures "
-            "residual only",
-            mend='write components = ["residual"]',
+            f"components are {', '.join(components) or 'none'}: name at least one, and each once",
+            mend=f"choose of {', '.join(COMPONENTS)}",
         )
-    return components
+    return tuple(sorted(components))
 
 
 Located = Annotated[Source, BeforeValidator(_locate), PlainSerializer(str)]
@@ -109,6 +110,7 @@ class BaseConfig(_Record):
         device: Such as "cuda:1"; "auto" spreads over the GPUs there are, or takes the CPU.
         attn_implementation: As transformers names it; None for its own choice.
         answers: Whether the base answers the prompts too: the control of every comparison.
+        responses: Where its answers come from.
     """
 
     path: Located
@@ -119,19 +121,28 @@ class BaseConfig(_Record):
     device: str = "auto"
     attn_implementation: str | None = None
     answers: bool = True
+    responses: Responses = "generate"
 
 
 class OrganismConfig(_Record):
     """
-    An adapter on the base.
+    An author of responses: an adapter on the base, or anyone whose responses were imported.
 
     Attributes:
         name: What the organism is called; unique in the run.
-        adapter: Folder of a PEFT adapter, relative to the config file, or hub id.
+        adapter: Folder of a PEFT adapter, relative to the config file, or hub id; None for one
+            that cannot be loaded, whose responses come from the store and are read by others.
+        responses: Where its responses come from.
+        prompt_sets: Read only its stored responses to prompts of these sets; None for all.
+        readers: Who reads its responses: "self", "base", or any model's name; None for the
+            run's readers that can be loaded.
     """
 
     name: str = Field(min_length=1)
-    adapter: Located
+    adapter: Located | None = None
+    responses: Responses = "generate"
+    prompt_sets: tuple[str, ...] | None = Field(default=None, min_length=1)
+    readers: tuple[str, ...] | None = Field(default=None, min_length=1)
 
 
 class PromptSetConfig(_Record):
@@ -157,7 +168,9 @@ class CaptureConfig(_Record):
 
     Attributes:
         layers: "all", 16, "5-20", "0-75:5", "30%-60%", or a list of those; ends included.
-        components: This version captures the residual stream only.
+        components: What of each block: its output ("residual"), what its attention and its MLP add
+            to the stream ("attn_out", "mlp_out"), or the raw outputs of their last projections
+            ("o_proj", "down_proj"), which some families norm first.
         rows: The "response" tokens only, or "all" of the sequence.
         readers: Who reads each response: its author ("self"), the clean "base", or both.
         logprobs: Whether to keep the log probability each reader gives each token.
@@ -194,11 +207,15 @@ class GenerationConfig(_Record):
 
 
 class RunConfig(_Record):
-    """A capture run: who answers what, who reads it, and what is kept."""
+    """
+    A capture run: who answers what, who reads it, and what is kept.
+
+    Prompt sets are for those who generate; stored responses bring their prompts along.
+    """
 
     base: BaseConfig
     organisms: tuple[OrganismConfig, ...] = ()
-    prompt_sets: tuple[PromptSetConfig, ...] = Field(min_length=1)
+    prompt_sets: tuple[PromptSetConfig, ...] = ()
     capture: CaptureConfig = CaptureConfig()
     generation: GenerationConfig = GenerationConfig()
 
@@ -220,7 +237,60 @@ class RunConfig(_Record):
                 f"{self.generation.samples} samples at temperature 0 would be the same text",
                 mend="set samples = 1, or a temperature above 0",
             )
+        self._check_organisms()
+        generating = [name for name in names if not self.is_given(name)]
+        if generating and not self.prompt_sets:
+            raise ConfigError(
+                f"{generating[0]!r} is to answer prompts, but 'prompt_sets' is missing",
+                mend="add a [[prompt_sets]] table"
+                + (", or set answers = false in [base]" if generating[0] == self.base.name else ""),
+            )
         return self
+
+    def _check_organisms(self) -> None:
+        for number, organism in enumerate(self.organisms, start=1):
+            where = f"[[organisms]] number {number}"
+            if organism.responses == "generate" and organism.adapter is None:
+                raise ConfigError(
+                    f"{where} lacks 'adapter'",
+                    mend=f'add adapter to {where}, or responses = "store" if it was imported',
+                )
+            if organism.responses == "generate" and organism.prompt_sets:
+                raise ConfigError(
+                    f"prompt_sets in {where} chooses among stored responses, and "
+                    f"{organism.name!r} generates",
+                    mend='remove it, or set responses = "store"',
+                )
+            for reader in organism.readers or ():
+                self._check_reader(organism, reader, where)
+            if not self.readers_of(organism.name):
+                raise ConfigError(
+                    f"nobody reads the responses of {organism.name!r}: it has no adapter to read "
+                    "them with",
+                    mend=f'add "base" to readers in [capture], or readers = ["base"] to {where}',
+                )
+
+    def _check_reader(self, organism: OrganismConfig, reader: str, where: str) -> None:
+        known = ["self", "base", self.base.name, *self.adapters]
+        if reader not in known:
+            raise ConfigError(
+                f"readers in {where} names {reader!r}, which is no model of this run",
+                mend=nearest(reader, known),
+            )
+        if reader == "self" and organism.adapter is None:
+            raise ConfigError(
+                f"{organism.name!r} cannot read its own responses: {where} has no adapter",
+                mend='remove "self" from its readers, or give its adapter',
+            )
+
+    @property
+    def adapters(self) -> dict[str, Source]:
+        """Adapters by the names of their organisms, in order."""
+        return {
+            organism.name: organism.adapter
+            for organism in self.organisms
+            if organism.adapter is not None
+        }
 
     @property
     def known_names(self) -> list[str]:
@@ -232,10 +302,28 @@ class RunConfig(_Record):
         """Names of the models that answer, in the order they do."""
         return self.known_names if self.base.answers else self.known_names[1:]
 
+    def is_given(self, organism: str) -> bool:
+        """Whether an author's responses come from the store."""
+        entry = self._find(organism)
+        return (self.base if entry is None else entry).responses == "store"
+
+    def given_sets(self, organism: str) -> tuple[str, ...] | None:
+        """Prompt sets an author's stored responses are limited to; None for all."""
+        entry = self._find(organism)
+        return None if entry is None else entry.prompt_sets
+
     def readers_of(self, organism: str) -> tuple[str, ...]:
         """Names of the models that read an organism's responses, each once, in reading order."""
+        entry = self._find(organism)
+        wanted: tuple[str, ...] = (entry and entry.readers) or self.capture.readers
         names = {"self": organism, "base": self.base.name}
-        return tuple(dict.fromkeys(names[reader] for reader in self.capture.readers))
+        loadable = {self.base.name, *self.adapters}
+        named = dict.fromkeys(names.get(reader, reader) for reader in wanted)
+        return tuple(name for name in named if name in loadable)
+
+    def _find(self, organism: str) -> OrganismConfig | None:
+        """Find an organism's table; None for the base."""
+        return next((entry for entry in self.organisms if entry.name == organism), None)
 
 
 def read_config(path: Path) -> RunConfig:

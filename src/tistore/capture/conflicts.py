@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tistore.capture.adapter_files import find_adapter
 from tistore.capture.config import RunConfig
 from tistore.capture.fingerprint import hash_adapter
-from tistore.capture.workload import Selection
+from tistore.capture.given import GivenResponses
+from tistore.capture.workload import Selection, list_slots
 from tistore.errors import KeyConflictError
 from tistore.store.base import BaseStore
+from tistore.store.keys import slot_key
 
 
 def refuse_changes(store: BaseStore, config: RunConfig, selections: Sequence[Selection]) -> None:
@@ -20,10 +22,38 @@ def refuse_changes(store: BaseStore, config: RunConfig, selections: Sequence[Sel
     trained again would be done before it began.
 
     Raises:
-        KeyConflictError: A prompt has another text, or an organism another adapter.
+        KeyConflictError: A prompt has another text, an organism another adapter, or a response
+            that is to be generated was imported already.
     """
     _refuse_changed_prompts(store, selections)
     _refuse_changed_adapters(store, config)
+    _refuse_second_responses(store, config, selections)
+
+
+def refuse_other_tokens(store: BaseStore, given: Iterable[GivenResponses]) -> None:
+    """
+    Refuse imported responses in whose slots the store has readings of other tokens.
+
+    Raises:
+        KeyConflictError: One is; it is named.
+    """
+    read = store.snapshot.keys.get("slots", {})
+    for responses in given:
+        for place in responses.places:
+            if slot_key(place.slot) not in read:
+                continue
+            stored = store.stored_response(place.slot)
+            sequence = responses.encode(place.row).sequence
+            if stored is None or (tuple(stored.token_ids), stored.prompt_length) != (
+                sequence.token_ids,
+                sequence.prompt_length,
+            ):
+                raise KeyConflictError(
+                    f"{place.slot} has readings in the store of other tokens than the imported "
+                    "response has with this base's tokenizer",
+                    mend="import it again under another organism's name or sample, or read it "
+                    "with the base that read it first",
+                )
 
 
 def _refuse_changed_prompts(store: BaseStore, selections: Sequence[Selection]) -> None:
@@ -42,13 +72,31 @@ def _refuse_changed_prompts(store: BaseStore, selections: Sequence[Selection]) -
 
 
 def _refuse_changed_adapters(store: BaseStore, config: RunConfig) -> None:
-    for organism in config.organisms:
-        known = store.snapshot.models.get(organism.name)
+    for name, adapter in config.adapters.items():
+        known = store.snapshot.models.get(name)
         if known is None or known.adapter_hash is None:
             continue
-        if known.adapter_hash != hash_adapter(find_adapter(organism.name, organism.adapter)):
+        if known.adapter_hash != hash_adapter(find_adapter(name, adapter)):
             raise KeyConflictError(
-                f"organism {organism.name!r} is in the store with another adapter "
-                f"than {organism.adapter}",
+                f"organism {name!r} is in the store with another adapter than {adapter}",
                 mend="give the changed adapter a new name in [[organisms]]",
             )
+
+
+def _refuse_second_responses(
+    store: BaseStore, config: RunConfig, selections: Sequence[Selection]
+) -> None:
+    """Refuse to generate where an imported response waits to be read."""
+    imported = store.snapshot.keys.get("generations", {})
+    read = store.snapshot.keys.get("slots", {})
+    prompts = [prompt for selection in selections for prompt in selection.prompts]
+    for name in config.answerers:
+        if config.is_given(name) or not imported:
+            continue
+        for slot in list_slots(config, name, prompts):
+            # The keys of both are the slot's.
+            if (key := slot_key(slot)) in imported and key not in read:
+                raise KeyConflictError(
+                    f"{slot} was imported, and would be generated a second time",
+                    mend=f'set responses = "store" for {name!r}, or give it another name',
+                )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise, takewhile
 
 from transformers import PreTrainedTokenizerBase
 
@@ -32,7 +33,7 @@ class DecodedTokens:
 
 def decode_tokens(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> DecodedTokens:
     """Decode tokens, exactly as the tokenizer decodes them together."""
-    special = special_ids(tokenizer)
+    special = find_special(tokenizer, token_ids)
     plain = [token_id for token_id in token_ids if token_id not in special]
     text, strings = spell(plain, lambda ids: decode_ids(tokenizer, ids))
     spelled = iter(strings)
@@ -59,11 +60,21 @@ def decode_ids(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> 
     )
 
 
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids that are marks of the format, not words."""
-    added = tokenizer.added_tokens_decoder
-    marked = {token_id for token_id, token in added.items() if token.special}
-    return frozenset(marked | set(tokenizer.all_special_ids))
+def find_special(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> set[int]:
+    """Find the ids that are marks of the format, not words: those that decoding can leave out."""
+    present, added = set(token_ids), tokenizer.added_tokens_decoder
+    marked = {token_id for token_id in present & added.keys() if added[token_id].special}
+    marked |= present & set(tokenizer.all_special_ids)
+    # A token converted from tiktoken's ranks may be called a word and be left out all the same.
+    unmarked = (present & added.keys()) - marked
+    return marked | {token_id for token_id in unmarked if _is_left_out(tokenizer, token_id)}
+
+
+def _is_left_out(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
+    without = tokenizer.decode(
+        [token_id], skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return not without and bool(decode_ids(tokenizer, [token_id]))
 
 
 def spell(token_ids: Sequence[int], decode: Decode) -> tuple[str, list[str]]:
@@ -76,7 +87,7 @@ def spell(token_ids: Sequence[int], decode: Decode) -> tuple[str, list[str]]:
     text = decode(token_ids)
     strings = _spell_by_window(token_ids, decode)
     if "".join(strings) != text:
-        strings = _spell_by_prefix(token_ids, text, decode)
+        strings = _spell_by_prefix(token_ids, text, strings, decode)
     return text, strings
 
 
@@ -101,13 +112,21 @@ def _spell_by_window(token_ids: Sequence[int], decode: Decode) -> list[str]:
     return strings
 
 
-def _spell_by_prefix(token_ids: Sequence[int], text: str, decode: Decode) -> list[str]:
-    """Decode every prefix, and cut where it still agrees with the text: quadratic, never wrong."""
-    ends = [0]
-    for length in range(1, len(token_ids)):
+def _spell_by_prefix(
+    token_ids: Sequence[int], text: str, strings: Sequence[str], decode: Decode
+) -> list[str]:
+    """
+    Decode every prefix, and cut where it still agrees with the text: quadratic, never wrong.
+
+    Strings that agree with the text up to a place stand: most often only the last few tokens of a
+    text that ends inside a character are left.
+    """
+    agreed = _common_length("".join(strings), text)
+    ends = [0, *takewhile(lambda end: end <= agreed, accumulate(map(len, strings)))]
+    for length in range(len(ends), len(token_ids)):
         ends.append(max(ends[-1], _common_length(decode(token_ids[:length]), text)))
-    ends.append(len(text))
-    return [text[start:end] for start, end in zip(ends, ends[1:], strict=False)][: len(token_ids)]
+    ends = [*ends[: len(token_ids)], len(text)]
+    return [text[start:end] for start, end in pairwise(ends)]
 
 
 def _common_length(prefix: str, text: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +21,11 @@ from tistore.capture.adapters import AdapterRack
 from tistore.capture.architecture import LOADING_ERRORS, cannot_load, load_tokenizer
 from tistore.capture.architecture import load_architecture as load_architecture
 from tistore.capture.config import BaseConfig, Quantization, RunConfig, Source
-from tistore.capture.families import find_blocks, find_device, name_family
+from tistore.capture.families import find_blocks, find_device, find_module, name_family
 from tistore.capture.fingerprint import hash_adapter, hash_base, hash_template, hash_tokenizer
 from tistore.errors import ModelLoadError, NoRoomError, nearest
 from tistore.schemas.model import Model
+from tistore.schemas.site import Site
 
 
 class LoadedBase:
@@ -60,6 +61,16 @@ class LoadedBase:
     def layer_count(self) -> int:
         """Number of blocks."""
         return len(find_blocks(self._model))
+
+    def require(self, sites: Sequence[Site]) -> None:
+        """
+        Check that the model has some sites.
+
+        Raises:
+            SiteNotFoundError: It lacks a layer, or a component at one.
+        """
+        for site in sites:
+            find_module(self._model, site)
 
     @property
     def device(self) -> torch.device:
@@ -152,7 +163,7 @@ def load_base(config: RunConfig) -> LoadedBase:
     base = config.base
     tokenizer = load_tokenizer(base)
     placement = _place(base.device)
-    if base.quantization == "4bit" and config.organisms and placement == {"": "cpu"}:
+    if base.quantization == "4bit" and config.adapters and placement == {"": "cpu"}:
         # Measured with bitsandbytes 0.50.2 and PEFT 0.21.2: wrapping a base that has run alters it.
         raise ModelLoadError(
             "adapters on a 4bit base do not work on the CPU",
@@ -183,8 +194,7 @@ def load_base(config: RunConfig) -> LoadedBase:
             f"base {base.path} lacks weights, such as {missing[0]} ({len(missing)} in all)",
             mend="check that every file of the model is there",
         )
-    adapters = {organism.name: organism.adapter for organism in config.organisms}
-    return LoadedBase(base, model.requires_grad_(False).eval(), tokenizer, adapters)
+    return LoadedBase(base, model.requires_grad_(False).eval(), tokenizer, config.adapters)
 
 
 def _place(device: str) -> str | dict[str, str]:

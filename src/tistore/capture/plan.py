@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from transformers import PreTrainedConfig
 from tistore.capture.adapter_files import check_adapter
 from tistore.capture.architecture import load_architecture, load_tokenizer
 from tistore.capture.config import RunConfig
+from tistore.capture.given import GivenResponses, read_given
 from tistore.capture.layers import select_layers
 from tistore.capture.workload import Question, encode_questions, read_selections
-from tistore.errors import NoRoomError
+from tistore.errors import ConfigError, NoRoomError, StoreError
 from tistore.schemas.response import CaptureSettings
+from tistore.store.base import BaseStore
 from tistore.store.writer import SPARE_BYTES
 
 FLOAT16_BYTES = 2
@@ -40,9 +42,10 @@ class OrganismPlan:
     Attributes:
         name: The organism's.
         readers: Who reads its responses.
-        responses: Responses to make.
+        responses: Responses to make, or to take from the store.
         readings: Readings to store.
         rows: Rows of activations, at most, over all readings.
+        generated_tokens: Tokens to write, at most; none where responses are in the store.
     """
 
     name: str
@@ -50,6 +53,7 @@ class OrganismPlan:
     responses: int
     readings: int
     rows: int
+    generated_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ class Plan:
 
     @property
     def responses(self) -> int:
-        """Responses to make."""
+        """Responses to make, or to take from the store."""
         return sum(organism.responses for organism in self.organisms)
 
     @property
@@ -100,37 +104,52 @@ class Plan:
         return sum(organism.rows for organism in self.organisms)
 
 
-def plan(config: RunConfig, *, path: Path | None = None) -> Plan:
+def plan(
+    config: RunConfig,
+    *,
+    path: Path | None = None,
+    given: Mapping[str, GivenResponses] | None = None,
+) -> Plan:
     """
-    Work out what a run takes. No weights are loaded and no store is touched.
+    Work out what a run takes. No weights are loaded and no store is changed.
 
     Args:
         config: The run's.
         path: Where the store is or would be; the current folder when left out.
+        given: Responses in the store that the run is to read; looked up at `path` when left out.
 
     Raises:
         ModelLoadError: The base or an adapter is not there.
         SiteNotFoundError: The base has no such layer.
-        ConfigError: Prompt sets share a name, or lack a prompt that is asked for.
+        ConfigError: Prompt sets share a name, or lack a prompt that is asked for; or responses
+            are to come from a store that is not there, or has none.
         DatasetError: A prompt set cannot be read.
+        CaptureError: A stored response does not fit the base.
     """
     architecture = load_architecture(config.base)
     settings = resolve_settings(config, architecture)
-    for organism in config.organisms:
-        check_adapter(organism.name, organism.adapter)
+    for name, adapter in config.adapters.items():
+        check_adapter(name, adapter)
     questions = encode_questions(load_tokenizer(config.base), read_selections(config))
-    organisms = tuple(_plan_organism(config, name, questions) for name in config.answerers)
+    if given is None:
+        given = _find_given(config, path)
+    organisms = tuple(
+        _plan_given(config, name, given[name])
+        if name in given
+        else _plan_organism(config, name, questions)
+        for name in config.answerers
+    )
     rows = sum(organism.rows for organism in organisms)
-    size_bytes = rows * len(settings.layers) * architecture.hidden_size * FLOAT16_BYTES
+    n_sites = len(settings.layers) * len(settings.components)
+    size_bytes = rows * n_sites * architecture.hidden_size * FLOAT16_BYTES
     dtype = _name_dtype(config, architecture)
     ratio = BFLOAT16_RATIO if dtype == "bfloat16" else OTHER_RATIO
-    responses = sum(organism.responses for organism in organisms)
     return Plan(
         organisms=organisms,
         settings=settings,
         hidden=architecture.hidden_size,
         dtype=dtype,
-        generated_tokens=responses * config.generation.max_new_tokens,
+        generated_tokens=sum(organism.generated_tokens for organism in organisms),
         size_bytes=size_bytes,
         compressed_bytes=math.ceil(size_bytes * ratio) + rows * ROW_BYTES,
         files=math.ceil(size_bytes / SEGMENT_BYTES) * FILES_PER_SEGMENT + 1,
@@ -189,7 +208,37 @@ def _plan_organism(config: RunConfig, name: str, questions: Sequence[Question]) 
         responses=responses,
         readings=responses * len(readers),
         rows=rows * len(readers),
+        generated_tokens=responses * generation.max_new_tokens,
     )
+
+
+def _plan_given(config: RunConfig, name: str, given: GivenResponses) -> OrganismPlan:
+    readers = config.readers_of(name)
+    keeps_all = config.capture.rows == "all"
+    rows = sum(p.n_tokens - (0 if keeps_all else p.prompt_length) for p in given.places)
+    return OrganismPlan(
+        name=name,
+        readers=readers,
+        responses=len(given.places),
+        readings=len(given.places) * len(readers),
+        rows=rows * len(readers),
+        generated_tokens=0,
+    )
+
+
+def _find_given(config: RunConfig, path: Path | None) -> dict[str, GivenResponses]:
+    """Look up the responses that are to come from the store, where any are."""
+    names = [name for name in config.answerers if config.is_given(name)]
+    if not names:
+        return {}
+    try:
+        store = BaseStore.open(path or Path())
+    except StoreError as error:
+        raise ConfigError(
+            f"the responses of {names[0]!r} are to come from the store: {error.message}",
+            mend="import them first with `tistore import responses`, and name the store",
+        ) from error
+    return read_given(store, config)
 
 
 def _name_dtype(config: RunConfig, architecture: PreTrainedConfig) -> str:

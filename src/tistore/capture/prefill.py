@@ -83,8 +83,7 @@ def prefill(
     first = [_first_row(sequence, settings) for sequence in sequences]
     # A token's probability stands one position before it.
     kept_logits = width - max(min(first) - 1, 0) if logprobs else 1
-    sites = [Site(part, layer) for part in settings.components for layer in settings.layers]
-    with record(model, sites) as kept:
+    with record(model, settings.sites) as kept:
         output = model(
             input_ids=torch.tensor(filled, device=device),
             attention_mask=(torch.arange(width) < lengths[:, None]).long().to(device),

@@ -12,11 +12,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+from tistore.capture.answer import Answer, spell_answer
+from tistore.capture.answered import ANSWER_ROLE
 from tistore.capture.architecture import load_architecture
 from tistore.capture.config import RunConfig
-from tistore.capture.conflicts import refuse_changes
+from tistore.capture.conflicts import refuse_changes, refuse_other_tokens
 from tistore.capture.decode import decode_tokens
 from tistore.capture.generate import Draft, choose_padding, generate
+from tistore.capture.given import GivenResponses, read_given
 from tistore.capture.load import LoadedBase, load_base
 from tistore.capture.memory import work_in_parts
 from tistore.capture.plan import check_room, measure_free, plan, resolve_settings
@@ -54,7 +57,8 @@ class RunReport:
         responses: Responses it wrote.
         tokens: Tokens it wrote or read.
         size_bytes: Of float16 activations it handed to the store.
-        refused_system_prompts: Prompts whose system prompt the chat template does not take.
+        refused_system_prompts: Prompts, and imported responses, whose system prompt the chat
+            template does not take.
         seconds: How long it took.
     """
 
@@ -66,14 +70,6 @@ class RunReport:
     size_bytes: int = 0
     refused_system_prompts: int = 0
     seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """A response, written just now or taken from the store."""
-
-    sequence: TokenSequence
-    finish_reason: str | None
 
 
 def ingest(store: BaseStore, config: RunConfig, *, progress: Progress | None = None) -> RunReport:
@@ -94,27 +90,32 @@ def ingest(store: BaseStore, config: RunConfig, *, progress: Progress | None = N
         PartialRunError: A signal stopped the run; what was read is committed.
         InterruptedRunError: The same, from the keyboard.
         ModelLoadError: The base or an adapter cannot be loaded.
-        SiteNotFoundError: The base has no such layer.
+        SiteNotFoundError: The base has no such layer, or a block of it no such component.
         NonFiniteError: The model produced NaN or infinity.
         KeyConflictError: The store holds a model, prompt or response of the same name with other
             content.
+        ConfigError: An organism's responses are to come from the store, which has none.
+        CaptureError: A stored response does not fit the base.
     """
     settings = resolve_settings(config, load_architecture(config.base))
     selections = read_selections(config)
     store.refresh()
     refuse_changes(store, config, selections)
-    keys = _list_keys(config, selections, settings)
+    given = read_given(store, config)
+    refuse_other_tokens(store, given.values())
+    keys = _list_keys(config, selections, given, settings)
     missing = sum(not store.holds(key) for key in keys)
     if not missing:
         return RunReport(skipped=len(keys))
-    needed = plan(config, path=store.path).compressed_bytes * missing // len(keys)
+    needed = plan(config, path=store.path, given=given).compressed_bytes * missing // len(keys)
     check_room(needed, measure_free(store.path))
     watcher = progress or SilentProgress()
     try:
         watcher.note(f"loading {config.base.path}")
         with StopSignals() as stop:
             loaded = load_base(config)
-            run = _Run(store, config, settings, loaded, stop, watcher, total=len(keys))
+            loaded.require(settings.sites)  # before anything is generated in vain
+            run = _Run(store, config, settings, loaded, given, stop, watcher, total=len(keys))
             return run.execute(selections)
     finally:
         watcher.close()
@@ -129,6 +130,7 @@ class _Run:
         config: RunConfig,
         settings: CaptureSettings,
         loaded: LoadedBase,
+        given: Mapping[str, GivenResponses],
         stop: StopSignals,
         progress: Progress,
         total: int,
@@ -137,6 +139,7 @@ class _Run:
         self._config = config
         self._settings = settings
         self._loaded = loaded
+        self._given = given
         self._stop = stop
         self._progress = progress
         self._total = total
@@ -150,7 +153,12 @@ class _Run:
         try:
             self._announce(writer, selections)
             for organism in self._config.answerers:
-                self._process_organism(writer, organism, questions)
+                if organism in self._given:
+                    self._process_given(writer, organism, self._given[organism])
+                else:
+                    self._process_organism(writer, organism, questions)
+                for name in {organism, *self._readers(organism)}:
+                    self._loaded.unload(name)
         except StopRequestedError as request:
             writer.close()
             raise self._explain(request) from None
@@ -165,58 +173,66 @@ class _Run:
         self, writer: Writer, organism: str, questions: Sequence[Question]
     ) -> None:
         for batch in list_batches(self._config, organism, questions):
-            missing = self._find_missing(organism, batch)
+            missing = self._find_missing(organism, [task.slot for task in batch])
             if missing:
-                self._process_batch(writer, organism, batch, missing)
+                self._read_batch(writer, organism, self._answer(organism, batch), missing)
             self._count(skipped=len(batch) * len(self._readers(organism)) - len(missing))
-        self._loaded.unload(organism)
 
-    def _process_batch(
+    def _process_given(self, writer: Writer, organism: str, given: GivenResponses) -> None:
+        for batch in given.batches(self._config.generation.batch_size):
+            missing = self._find_missing(organism, [place.slot for place in batch])
+            if missing:
+                answers = [given.encode(place.row) for place in batch]
+                self._read_batch(writer, organism, answers, missing)
+            self._count(skipped=len(batch) * len(self._readers(organism)) - len(missing))
+
+    def _read_batch(
         self,
         writer: Writer,
         organism: str,
-        batch: Sequence[Task],
+        answers: Sequence[Answer],
         missing: set[tuple[ResponseSlot, str]],
     ) -> None:
-        """Answer and read the whole batch; store what is missing of it."""
-        answers = self._answer(organism, batch)
+        """Read the whole batch; store what is missing of it."""
         wanted = {reader for _, reader in missing}
         readers = [reader for reader in self._readers(organism) if reader in wanted]
         sequences = [answer.sequence for answer in answers]
         readings = work_in_parts(sequences, lambda part: self._read(readers, part))
-        for task, answer, by_reader in zip(batch, answers, readings, strict=True):
+        for answer, by_reader in zip(answers, readings, strict=True):
             for reader, reading in by_reader.items():
-                if (task.slot, reader) in missing:
-                    self._add(writer, task, answer, reader, reading)
+                if (answer.slot, reader) in missing:
+                    self._add(writer, answer, reader, reading)
 
     def _readers(self, organism: str) -> tuple[str, ...]:
         return self._config.readers_of(organism)
 
-    def _find_missing(self, organism: str, batch: Sequence[Task]) -> set[tuple[ResponseSlot, str]]:
-        pairs = ((task.slot, reader) for task in batch for reader in self._readers(organism))
+    def _find_missing(
+        self, organism: str, slots: Sequence[ResponseSlot]
+    ) -> set[tuple[ResponseSlot, str]]:
+        pairs = ((slot, reader) for slot in slots for reader in self._readers(organism))
         return {
             (slot, reader)
             for slot, reader in pairs
             if not self._store.holds(identify_reading(slot, reader, self._settings))
         }
 
-    def _answer(self, organism: str, batch: Sequence[Task]) -> list[_Answer]:
+    def _answer(self, organism: str, batch: Sequence[Task]) -> list[Answer]:
         """Look the batch's responses up; write all of it anew if any is missing."""
-        stored = {task.slot: self._look_up(task.slot) for task in batch}
-        written: Mapping[ResponseSlot, _Answer] = {}
+        stored = {task.slot: self._look_up(task) for task in batch}
+        written: Mapping[ResponseSlot, Answer] = {}
         if None in stored.values():
             written = self._write(organism, batch)
             self._count(responses=sum(answer is None for answer in stored.values()))
         return [stored[task.slot] or written[task.slot] for task in batch]
 
-    def _look_up(self, slot: ResponseSlot) -> _Answer | None:
-        found = self._store.stored_response(slot)
+    def _look_up(self, task: Task) -> Answer | None:
+        found = self._store.stored_response(task.slot)
         if found is None:
             return None
         sequence = TokenSequence(tuple(found.token_ids), found.prompt_length)
-        return _Answer(sequence, found.finish_reason)
+        return _complete(task, sequence, found.finish_reason)
 
-    def _write(self, organism: str, batch: Sequence[Task]) -> dict[ResponseSlot, _Answer]:
+    def _write(self, organism: str, batch: Sequence[Task]) -> dict[ResponseSlot, Answer]:
         settings = self._config.generation
         drafts = [
             Draft(task.question.encoded.token_ids, seed_response(settings.seed, task.slot))
@@ -227,7 +243,8 @@ class _Run:
             made = generate(model, tokenizer, drafts, settings, check=self._stop.check)
         self._count(tokens=sum(len(generation.token_ids) for generation in made))
         return {
-            task.slot: _Answer(
+            task.slot: _complete(
+                task,
                 TokenSequence(draft.token_ids + generation.token_ids, len(draft.token_ids)),
                 generation.finish_reason,
             )
@@ -251,20 +268,18 @@ class _Run:
                 )
         return [{reader: by_reader[reader][i] for reader in readers} for i in range(len(sequences))]
 
-    def _add(
-        self, writer: Writer, task: Task, answer: _Answer, reader: str, reading: Prefill
-    ) -> None:
-        sequence, encoded = answer.sequence, task.question.encoded
+    def _add(self, writer: Writer, answer: Answer, reader: str, reading: Prefill) -> None:
+        slot, sequence = answer.slot, answer.sequence
+        decoded = spell_answer(self._loaded.tokenizer, answer)
         prompt_ids = sequence.token_ids[: sequence.prompt_length]
-        response_ids = sequence.token_ids[sequence.prompt_length :]
-        decoded = decode_tokens(self._loaded.tokenizer, response_ids)
         spelled = decode_tokens(self._loaded.tokenizer, prompt_ids)
+        is_loadable = slot.organism in self._loaded.names
         writer.add(
-            organism=self._loaded.describe(task.slot.organism),
+            organism=self._loaded.describe(slot.organism) if is_loadable else slot.organism,
             reader=self._loaded.describe(reader),
-            prompt_set=task.slot.prompt_set,
-            prompt_id=task.slot.prompt_id,
-            sample=task.slot.sample,
+            prompt_set=slot.prompt_set,
+            prompt_id=slot.prompt_id,
+            sample=slot.sample,
             token_ids=sequence.token_ids,
             prompt_length=sequence.prompt_length,
             layers=self._settings.layers,
@@ -273,10 +288,11 @@ class _Run:
             tokens=spelled.tokens + decoded.tokens,
             logprobs=reading.logprobs,
             offsets=decoded.offsets,
-            roles=encoded.roles + ("assistant",) * len(response_ids),
-            turns=encoded.turns + (encoded.answer_turn,) * len(response_ids),
+            roles=answer.roles,
+            turns=answer.turns,
+            is_response=answer.is_response,
             finish_reason=answer.finish_reason,
-            prompt=task.question.prompt,
+            prompt=answer.prompt,
             run_id=self._report.run_id,
         )
         size = sum(states.numel() for states in reading.activations.values()) * 2
@@ -299,9 +315,11 @@ class _Run:
 
     def _note_refusals(self, questions: Sequence[Question]) -> None:
         refused = sum(question.encoded.system_prompt_refused for question in questions)
+        for given in self._given.values():
+            refused += sum(place.system_prompt_refused for place in given.places)
         if refused:
             self._progress.note(
-                f"the chat template takes no system prompt; {refused} prompts are asked without"
+                f"the chat template takes no system prompt; {refused} prompts go without"
             )
         self._count(refused_system_prompts=refused)
 
@@ -323,14 +341,35 @@ class _Run:
         )
 
 
+def _complete(task: Task, sequence: TokenSequence, finish_reason: str | None) -> Answer:
+    """Say of a generated response's tokens what is known of them."""
+    encoded = task.question.encoded
+    n_response = len(sequence.token_ids) - sequence.prompt_length
+    return Answer(
+        slot=task.slot,
+        sequence=sequence,
+        roles=encoded.roles + (ANSWER_ROLE,) * n_response,
+        turns=encoded.turns + (encoded.answer_turn,) * n_response,
+        finish_reason=finish_reason,
+        prompt=task.question.prompt,
+    )
+
+
 def _list_keys(
-    config: RunConfig, selections: Sequence[Selection], settings: CaptureSettings
+    config: RunConfig,
+    selections: Sequence[Selection],
+    given: Mapping[str, GivenResponses],
+    settings: CaptureSettings,
 ) -> list[str]:
     """List the keys of every reading of a run."""
     prompts = [prompt for selection in selections for prompt in selection.prompts]
     return [
         identify_reading(slot, reader, settings)
         for organism in config.answerers
-        for slot in list_slots(config, organism, prompts)
+        for slot in (
+            [place.slot for place in given[organism].places]
+            if organism in given
+            else list_slots(config, organism, prompts)
+        )
         for reader in config.readers_of(organism)
     ]

@@ -62,7 +62,7 @@ def encode_conversation(
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
     messages = [*system, *conversation]
     try:
-        text = _render(tokenizer, messages)
+        text = render(tokenizer, messages)
     except TemplateError as error:
         if system:
             return replace(encode_conversation(tokenizer, conversation), system_prompt_refused=True)
@@ -70,8 +70,8 @@ def encode_conversation(
             f"the chat template refuses a conversation: {error}",
             mend="see that its roles alternate between user and assistant",
         ) from error
-    pieces = rebuild(text, messages, partial(_render, tokenizer))
-    token_ids, offsets = _encode(tokenizer, text, with_bos=_wants_bos(tokenizer))
+    pieces = rebuild(text, messages, partial(render, tokenizer))
+    token_ids, offsets = encode_rendered(tokenizer, text, with_bos=wants_bos(tokenizer))
     if pieces is None or offsets is None:
         roles, turns = (UNKNOWN_ROLE,) * len(token_ids), (0,) * len(token_ids)
     else:
@@ -88,7 +88,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...
     Raises:
         CaptureError: There would be two beginning-of-sequence tokens.
     """
-    return _encode(tokenizer, text, with_bos=True)[0]
+    return encode_rendered(tokenizer, text, with_bos=True)[0]
 
 
 def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -96,24 +96,46 @@ def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, asks: bool = True
+) -> str:
+    """
+    Write a conversation as the template does, or one turn a line where there is none.
+
+    Args:
+        tokenizer: The template's.
+        messages: System prompt included.
+        asks: Whether to end where the model is to answer, rather than after the last turn.
+
+    Raises:
+        TemplateError: The template fails.
+    """
     if not has_template(tokenizer):
         return "\n".join(message["content"] for message in messages)
     return str(
         tokenizer.apply_chat_template(
             list(messages),
             tokenize=False,
-            add_generation_prompt=True,
+            add_generation_prompt=asks,
             # Models that think aloud would answer in another place; other templates ignore it.
             enable_thinking=False,
         )
     )
 
 
-def _encode(
+def encode_rendered(
     tokenizer: PreTrainedTokenizerBase, text: str, *, with_bos: bool
 ) -> tuple[tuple[int, ...], list[tuple[int, int]] | None]:
-    """Encode rendered text; offsets are None where the tokenizer cannot give them."""
+    """
+    Encode rendered text.
+
+    Returns:
+        Ids, with at most one beginning-of-sequence token; and the characters of each, None where
+        the tokenizer cannot tell them.
+
+    Raises:
+        CaptureError: There would be two beginning-of-sequence tokens.
+    """
     encoded = tokenizer(
         text, add_special_tokens=False, return_offsets_mapping=bool(tokenizer.is_fast)
     )
@@ -133,7 +155,7 @@ def _encode(
     return tuple(token_ids), offsets
 
 
-def _wants_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+def wants_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a prompt begins with BOS: without a template always, else as the tokenizer has it."""
     if not has_template(tokenizer):
         return True

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tistore.cli import ask, cache, capture, demo, store, vectors
+from tistore.cli import ask, cache, capture, demo, exports, imports, store, vectors
 from tistore.cli.output import say
 from tistore.errors import TistoreError
 from tistore.version import __version__
@@ -24,6 +24,8 @@ app = typer.Typer(
 for module in (demo, capture, store, ask, cache):
     module.register(app)
 app.add_typer(vectors.app, name="vectors")
+app.add_typer(imports.app, name="import")
+app.add_typer(exports.app, name="export")
 
 
 def _print_version(wanted: bool) -> None:

@@ -10,7 +10,7 @@ import typer
 import tistore
 from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows, say
-from tistore.errors import ConfigError, DatasetError
+from tistore.errors import ConfigError
 from tistore.schemas.site import COMPONENTS
 
 if TYPE_CHECKING:
@@ -39,7 +39,11 @@ def add(
     store: StorePath,
     trait: Annotated[str, typer.Argument(help="category/name")],
     values: Annotated[
-        Path | None, typer.Argument(help="A .npy file of shape [hidden].", show_default=False)
+        Path | None,
+        typer.Argument(
+            help="A .npy, .pt, .safetensors or .gguf with one vector at that layer.",
+            show_default=False,
+        ),
     ] = None,
     expression: Annotated[
         str | None,
@@ -73,7 +77,7 @@ def add(
     else:
         vector = opened.add_vector(
             trait,
-            _read_values(values),
+            _read_values(values, layer),
             layer=layer,
             **given,  # type: ignore[arg-type]  # checked by the record
         )
@@ -94,14 +98,10 @@ def _add_made(store: Store, trait: str, made: Vector) -> Vector:
     )
 
 
-def _read_values(path: Path) -> NDArray[Any]:
-    import numpy as np
+def _read_values(path: Path, layer: int) -> NDArray[Any]:
+    from tistore.exchange.vectors import read_one_vector
 
-    try:
-        loaded: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} is no .npy file of numbers: {error}") from error
-    return loaded
+    return read_one_vector(path, layer)
 
 
 @app.command()

@@ -43,6 +43,7 @@ from tistore.query.scores import (
     ScoresOnDemand,
     TokenScores,
     Warmed,
+    check_scannable,
     compute_scores,
     find_scores,
     read_bytes,
@@ -122,6 +123,7 @@ class Engine:
             found: dict[Key, TokenScores] = {}
         else:
             found, missing = self._find(plan.requests)
+        self._check_scannable(missing)
         self._check_budget(read_bytes(missing) + plan.side_bytes, len(missing), max_read_bytes)
         progress = metered(scan_bytes(missing), self._show)
         computed, is_cached = compute_scores(
@@ -155,6 +157,7 @@ class Engine:
         with self._plan(sql, parameters) as (_, plan):
             # Reading them tells damaged files from good ones; `holds` would take either.
             _, missing = self._find(plan.requests)
+            self._check_scannable(missing)
             self._check_budget(read_bytes(missing), len(missing), max_read_bytes)
             progress = metered(scan_bytes(missing), self._show)
             warm_scores(missing, self._cache.folder, progress, self.limits.threads)
@@ -164,6 +167,7 @@ class Engine:
         """Tell what a query would read; see `Store.explain`."""
         with self._plan(sql, parameters) as (_, plan):
             _, missing = self._prepare(plan)
+            self._check_scannable(missing)
             cached = [request for request in plan.requests if self._cache.holds(request)]
             directions = [measurement.direction for _, _, measurement in plan.measured]
             needed = {place for item in plan.statement.items for place in extent_of(item).segments}
@@ -237,6 +241,9 @@ class Engine:
                     f"{n_rows} tokens in token_diffs have no partner and are left out: "
                     "one reading kept all rows, the other those of the response"
                 )
+
+    def _check_scannable(self, missing: Sequence[ScoreRequest]) -> None:
+        check_scannable(missing, self.snapshot.vectors() if missing else ())
 
     def _check_budget(self, size_bytes: int, n_scans: int, max_read_bytes: int | None) -> None:
         budget = self.limits.max_read_bytes if max_read_bytes is None else max_read_bytes

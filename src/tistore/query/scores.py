@@ -10,9 +10,10 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from tistore.errors import StoreError
+from tistore.errors import NotStoredError, StoreError
 from tistore.query.references import Direction
 from tistore.query.scan import Scan, run_scans
+from tistore.schemas.vector import Vector
 from tistore.store.score_files import ScoreFolder
 from tistore.store.segment import Segment
 
@@ -57,23 +58,34 @@ class ScoreCache:
         self._kept_bytes = 0
         self._lock = Lock()
 
-    def directions(self) -> set[str]:
-        """Keys of the directions that have scores for some segment."""
+    def directions(self, segments: Iterable[Segment]) -> set[str]:
+        """Keys of the directions that have scores for some segment, cached or part of it."""
         with self._lock:
             kept = {direction for direction, _ in self._kept}
-        return kept | self.folder.directions()
+        return kept.union(self.folder.directions(), *(segment.scored for segment in segments))
 
     def holds(self, request: ScoreRequest) -> bool:
         """Whether the scores seem to be there; a damaged file is only found when it is read."""
-        return request.key in self._kept or self.folder.has(*request.key)
+        direction, _ = request.key
+        is_bundled = direction in request.segment.scored
+        return is_bundled or request.key in self._kept or self.folder.has(*request.key)
 
     def find(self, request: ScoreRequest) -> TokenScores | None:
-        """Look up scores; None when they must be computed."""
+        """
+        Look up scores; None when they must be computed.
+
+        Raises:
+            IntegrityError: They are part of the segment, and damaged.
+        """
         with self._lock:
             if request.key in self._kept:
                 self._kept.move_to_end(request.key)
                 return self._kept[request.key]
-        scores = self.folder.read(*request.key, request.segment.n_rows)
+        direction, _ = request.key
+        if direction in request.segment.scored:
+            scores: TokenScores | None = request.segment.scores(direction)
+        else:
+            scores = self.folder.read(*request.key, request.segment.n_rows)
         if scores is not None:
             self._keep(request.key, scores)
         return scores
@@ -139,7 +151,8 @@ def find_scores(
     """Split requests into the scores that are there and the requests that need a scan."""
     found: dict[Key, TokenScores] = {}
     missing: dict[Key, ScoreRequest] = {}
-    scored = cache.directions()
+    requests = list(requests)
+    scored = cache.directions(request.segment for request in requests)
     for request in requests:
         if request.key in found or request.key in missing:
             continue
@@ -149,6 +162,35 @@ def find_scores(
         else:
             found[request.key] = scores
     return found, list(missing.values())
+
+
+def check_scannable(missing: Sequence[ScoreRequest], vectors: Sequence[Vector]) -> None:
+    """
+    Check that what is not scored can be.
+
+    Args:
+        missing: Requests without scores.
+        vectors: Every vector of the store.
+
+    Raises:
+        NotStoredError: A segment holds scores in place of activations, but not these.
+    """
+    for request in missing:
+        direction, segment = request.direction, request.segment
+        if segment.has_activations(direction.site.component):
+            continue
+        named = {str(vector): vector for vector in map(_at_home, vectors)}
+        there = sorted(name for name, at_home in named.items() if at_home.key in segment.scored)
+        raise NotStoredError(
+            f"{direction} was not bundled: this store holds the token scores of some vectors, "
+            f"and no activations to compute others from. It has {', '.join(there) or 'none'}",
+            mend="ask of responses, whose means are here: SELECT project('trait') FROM responses; "
+            "or export again with this vector",
+        )
+
+
+def _at_home(vector: Vector) -> Direction:
+    return Direction(vector, vector.site)
 
 
 def read_bytes(requests: Sequence[ScoreRequest]) -> int:

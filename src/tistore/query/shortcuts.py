@@ -58,7 +58,8 @@ def plan_derived(
         known: Vectors that may have been scored before, at any layer.
     """
     wanted = {request.direction.key: request.direction for request in missing}
-    plans = _plan(list(wanted.values()), cache, known)
+    scored = cache.directions(request.segment for request in missing)
+    plans = _plan(list(wanted.values()), scored, known)
     found = []
     for request in missing:
         if request.direction.key in plans:
@@ -77,10 +78,9 @@ def derive_scores(derived: Derived, cache: ScoreCache) -> TokenScores | None:
 
 
 def _plan(
-    wanted: Sequence[Direction], cache: ScoreCache, known: Sequence[Vector]
+    wanted: Sequence[Direction], scored: set[str], known: Sequence[Vector]
 ) -> dict[str, _Plan]:
     """For each direction that is spanned by scored ones, how, and by which."""
-    scored = cache.directions()
     plans: dict[str, _Plan] = {}
     for site, hidden in dict.fromkeys((one.site, one.vector.hidden) for one in wanted):
         here = [one for one in wanted if (one.site, one.vector.hidden) == (site, hidden)]

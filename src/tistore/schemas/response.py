@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tistore.schemas.digest import digest
-from tistore.schemas.site import Component
+from tistore.schemas.site import Component, Site
 
 Rows = Literal["all", "response"]
 
@@ -44,6 +44,11 @@ class CaptureSettings:
     layers: tuple[int, ...]
     components: tuple[Component, ...]
     rows: Rows
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Every component at every layer."""
+        return tuple(Site(part, layer) for part in self.components for layer in self.layers)
 
     @property
     def settings_hash(self) -> str:

@@ -155,6 +155,41 @@ ANNOTATIONS = pa.schema(
     ]
 )
 
+GENERATIONS = pa.schema(
+    [
+        pa.field("organism", pa.string(), nullable=False),
+        pa.field("prompt_set", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("text", pa.string()),
+        pa.field("token_ids", pa.list_(pa.int32())),
+        pa.field("prompt_length", pa.int32()),
+        pa.field("messages", pa.string()),
+        pa.field("finish_reason", pa.string()),
+        pa.field("tags", pa.list_(pa.string()), nullable=False),
+        pa.field("content_hash", pa.string(), nullable=False),
+    ]
+)
+
+SOURCES = pa.schema(
+    [
+        pa.field("source_format", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("modified_ns", pa.int64()),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("variety", pa.string()),
+        pa.field("reading_key", pa.string()),
+        pa.field("vector_hash", pa.string()),
+        pa.field("row_convention", pa.string()),
+        pa.field("source_dtype", pa.string()),
+        pa.field("is_paired", pa.bool_()),
+        pa.field("note", pa.string()),
+        pa.field("run_id", pa.string()),
+    ]
+)
+
 SEGMENT_TABLES: dict[str, pa.Schema] = {
     "tokens": TOKENS,
     "responses": RESPONSES,
@@ -170,6 +205,8 @@ LOG_TABLES: dict[str, pa.Schema] = {
     "runs": RUNS,
     "steering": STEERING,
     "annotations": ANNOTATIONS,
+    "generations": GENERATIONS,
+    "sources": SOURCES,
 }
 """Tables appended by any commit."""
 
@@ -180,5 +217,7 @@ TABLE_KEYS: dict[str, tuple[str, ...]] = {
     "prompt_sets": ("prompt_set", "source_hash"),
     "vectors": ("trait", "model", "component", "layer", "method", "position"),
     "runs": ("run_id",),
+    "generations": ("organism", "prompt_set", "prompt_id", "sample"),
+    "sources": ("source_format", "path", "sha256"),
 }
 """Columns that are unique in each keyed table."""

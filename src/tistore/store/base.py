@@ -22,8 +22,8 @@ from tistore.errors import (
 from tistore.schemas.response import ResponseSlot
 from tistore.schemas.site import Component, Site
 from tistore.schemas.vector import Vector
-from tistore.store.files import Files, PosixFiles
-from tistore.store.header import Header, read_header, write_header
+from tistore.store.files import TEMPORARY, Files, PosixFiles
+from tistore.store.header import Feature, Header, read_header, write_header
 from tistore.store.info import StoreInfo, describe
 from tistore.store.layout import COMMITS, HEADER, SCORES, SEGMENTS, cache_folder
 from tistore.store.log import read_commits
@@ -56,9 +56,13 @@ class BaseStore:
         self._snapshot = Snapshot(files, commits[:at])
 
     @classmethod
-    def create(cls, path: str | Path) -> Self:
+    def create(cls, path: str | Path, *, features: Sequence[Feature] = ()) -> Self:
         """
         Make an empty store.
+
+        Args:
+            path: Where; nothing may be there, but what a creation left behind that was killed.
+            features: What it will need beyond the first version of the format.
 
         Raises:
             StoreExistsError: A store is there already.
@@ -69,7 +73,7 @@ class BaseStore:
             raise NotAStoreError(f"{root} is a file", mend="choose a path that is free")
         if (root / HEADER).exists():
             raise StoreExistsError(f"{root} is a store already", mend="open it instead")
-        if root.exists() and any(root.iterdir()):
+        if root.exists() and not _is_unfinished(root):
             raise NotAStoreError(f"{root} is not empty", mend="choose a path that is free")
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -80,7 +84,7 @@ class BaseStore:
         files = PosixFiles(root)
         files.sync_folders([COMMITS, SEGMENTS])
         # The header comes last: before it, there is no store here.
-        if not write_header(files):
+        if not write_header(files, features):
             raise StoreExistsError(f"{root} is a store already", mend="open it instead")
         return cls(root, files)
 
@@ -284,6 +288,15 @@ def locate(path: str | Path) -> Path:
             mend="use a path or a file:// URL",
         )
     return Path(unquote(url.path))
+
+
+def _is_unfinished(root: Path) -> bool:
+    """Whether a folder is empty, but for what making a store puts there before the header."""
+    return not any(
+        path.name not in (COMMITS, SEGMENTS) or any(path.iterdir())
+        for path in root.iterdir()
+        if not path.name.startswith(TEMPORARY)
+    )
 
 
 def _as_direction(values: ArrayLike) -> NDArray[np.float32]:

@@ -24,6 +24,9 @@ from tistore.errors import IntegrityError, NoRoomError, StoreError
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _BLOCK_BYTES = 1 << 22
 
+TEMPORARY = ".tmp-"
+"""How the names of files begin that are being written."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
@@ -135,7 +138,7 @@ class PosixFiles:
         a link never replaces what is there.
         """
         target = self._locate(path)
-        temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+        temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
         with self._translated(path):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -17,6 +17,7 @@ class StoreInfo:
     Attributes:
         readings: Responses times their readers.
         tokens: Captured token rows, over all readings.
+        segments_without_activations: Those that hold scores in their place.
         raw_bytes: What the activations take as plain float16.
         stored_bytes: What every committed file takes.
         organisms: Authors of responses, with the number of their own responses.
@@ -29,6 +30,7 @@ class StoreInfo:
     format_version: int
     commit: int
     segments: int
+    segments_without_activations: int
     responses: int
     readings: int
     tokens: int
@@ -63,6 +65,9 @@ def describe(path: str, header: Header, snapshot: Snapshot) -> StoreInfo:
         format_version=header.format_version,
         commit=snapshot.number,
         segments=len(segments),
+        segments_without_activations=sum(
+            not any(map(segment.has_activations, segment.components)) for segment in segments
+        ),
         responses=len(authors),
         readings=sum(segment.n_readings for segment in segments),
         tokens=sum(segment.n_rows for segment in segments),
@@ -71,8 +76,10 @@ def describe(path: str, header: Header, snapshot: Snapshot) -> StoreInfo:
         hidden=tuple(sorted({segment.hidden for segment in segments})),
         files=len(snapshot.files),
         raw_bytes=sum(
-            segment.n_rows * segment.hidden * len(segment.layers) * len(segment.components) * 2
+            segment.n_rows * segment.hidden * len(segment.layers) * 2
             for segment in segments
+            for component in segment.components
+            if segment.has_activations(component)
         ),
         stored_bytes=sum(record.size_bytes for record in snapshot.files),
         organisms=dict(sorted(Counter(authors.values()).items())),

@@ -44,6 +44,11 @@ def array_folder(segment: str, array: str) -> str:
     return f"{SEGMENTS}/{segment}/{array}.zarr"
 
 
+def bundled_score_path(segment: str, direction: str) -> str:
+    """Path of a direction's scores that are part of a segment."""
+    return f"{SEGMENTS}/{segment}/{SCORES}/{direction}.parquet"
+
+
 def folder_of(path: str) -> str:
     """Folder a file lies in."""
     return path.rpartition("/")[0]

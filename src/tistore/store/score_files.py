@@ -89,18 +89,12 @@ class ScoreFolder:
         """
         path = self.file(direction, segment)
         try:
-            with pq.ParquetFile(pa.BufferReader(path.read_bytes())) as file:
-                table = file.read(use_threads=False)
-            values: NDArray[np.float32] = table[_COLUMN].to_numpy()
-        except (OSError, pa.ArrowException, KeyError):
+            data = path.read_bytes()
+        except OSError:
             return None
-        if values.dtype != np.float32 or len(values) != n_rows:
-            return None
-        found = table.schema.metadata or {}
-        wanted = _describe(direction, segment, values)
-        if any(found.get(key) != value for key, value in wanted.items()):
-            return None
-        _note_use(path)
+        values = decode_scores(data, direction, segment, n_rows)
+        if values is not None:
+            _note_use(path)
         return values
 
     def write(self, direction: str, segment: str, values: NDArray[np.float32]) -> bool:
@@ -111,7 +105,7 @@ class ScoreFolder:
             Whether they are cached now; a cache that is full or read-only is no reason to fail.
         """
         path = self.file(direction, segment)
-        data = _encode(values, _describe(direction, segment, values))
+        data = encode_scores(direction, segment, values)
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
         try:
             descriptor = _create(temporary)
@@ -201,7 +195,9 @@ def _create(path: Path) -> int:
         return os.open(path, flags, 0o644)
 
 
-def _encode(values: NDArray[np.float32], description: dict[bytes, bytes]) -> pa.Buffer:
+def encode_scores(direction: str, segment: str, values: NDArray[np.float32]) -> pa.Buffer:
+    """Encode a direction's scores over a segment as a file that says what it is."""
+    description = _describe(direction, segment, values)
     schema = pa.schema([pa.field(_COLUMN, pa.float32(), nullable=False)], metadata=description)
     sink = pa.BufferOutputStream()
     # Scores hardly compress; reading them back is to be one copy.
@@ -215,6 +211,23 @@ def _encode(values: NDArray[np.float32], description: dict[bytes, bytes]) -> pa.
         table = pa.Table.from_arrays([pa.array(values, pa.float32())], schema=schema)
         writer.write_table(table, row_group_size=122_880)
     return sink.getvalue()
+
+
+def decode_scores(
+    data: bytes, direction: str, segment: str, n_rows: int
+) -> NDArray[np.float32] | None:
+    """Decode what `encode_scores` made; None when it is another file, or not a good one."""
+    try:
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            table = file.read(use_threads=False)
+        values: NDArray[np.float32] = table[_COLUMN].to_numpy()
+    except (pa.ArrowException, OSError, KeyError):  # OSError: Arrow's, for Parquet cut short
+        return None
+    if values.dtype != np.float32 or len(values) != n_rows:
+        return None
+    found = table.schema.metadata or {}
+    wanted = _describe(direction, segment, values)
+    return values if all(found.get(key) == value for key, value in wanted.items()) else None
 
 
 def _describe(direction: str, segment: str, values: NDArray[np.float32]) -> dict[bytes, bytes]:

@@ -17,6 +17,7 @@ from tistore.store.arrays import ArrayReader
 from tistore.store.chunks import Chunk, ShardLayout, ShardReader
 from tistore.store.files import FileRecord, Files, read_checked
 from tistore.store.layout import array_folder, mean_array, norm_array
+from tistore.store.score_files import decode_scores
 from tistore.store.segment_writer import list_files
 from tistore.store.shards import METADATA
 from tistore.store.table_cache import TableCache
@@ -35,6 +36,9 @@ class Segment:
         files: The store's files.
         entry: The segment's entry in its commit.
         kept: Columns of tables read before; a cache of its own when None.
+
+    Attributes:
+        scored: Keys of the directions whose scores are part of the segment; see `scores`.
     """
 
     def __init__(
@@ -51,11 +55,13 @@ class Segment:
         self.hidden: int = entry["hidden"]
         self.layers: tuple[int, ...] = tuple(entry["layers"])
         self.components: tuple[Component, ...] = tuple(entry["components"])
+        self.scored: frozenset[str] = frozenset(entry.get("scores", ()))
 
     @cached_property
     def files(self) -> tuple[FileRecord, ...]:
         """Every file of the segment."""
-        return tuple(list_files(self._entry))
+        scores = map(FileRecord.from_json, self._entry.get("scores", {}).values())
+        return (*list_files(self._entry), *scores)
 
     def table(self, name: SegmentTable, columns: Sequence[str] | None = None) -> pa.Table:
         """
@@ -85,8 +91,31 @@ class Segment:
         return values
 
     def has(self, site: Site) -> bool:
-        """Whether the site was captured."""
+        """Whether the site was captured; its activations may have been left behind since."""
         return site.layer in self.layers and site.component in self.components
+
+    def has_activations(self, component: Component) -> bool:
+        """Whether the activations are here, and not only norms, means and scores of them."""
+        return component in self._entry["arrays"]
+
+    def scores(self, direction: str) -> NDArray[np.float32]:
+        """
+        Read scores that are part of the segment.
+
+        Args:
+            direction: One of `scored`.
+
+        Returns:
+            (row,) float32, in the activations' true units.
+
+        Raises:
+            IntegrityError: The file is missing, or its bytes are not the committed ones.
+        """
+        record = FileRecord.from_json(self._entry["scores"][direction])
+        scores = decode_scores(read_checked(self._files, record), direction, self.uuid, self.n_rows)
+        if scores is None:
+            raise IntegrityError(f"{record.path} does not hold the scores it was committed for")
+        return scores
 
     def read(self, site: Site, start: int = 0, stop: int | None = None) -> NDArray[np.float16]:
         """
@@ -99,6 +128,7 @@ class Segment:
             NotStoredError: The site was not captured.
             IntegrityError: A chunk is missing or damaged.
         """
+        self._require_activations(site)
         values = self._read(site.component, site, start, self.n_rows if stop is None else stop)
         return np.asarray(values, dtype=np.float16)
 
@@ -111,11 +141,18 @@ class Segment:
             IntegrityError: A file is missing, or the shard's index is damaged.
         """
         place = self._place(site)
+        self._require_activations(site)
         shard = self._shard(site.component)
         return SiteStream(self, site, shard, place)
 
     def exponent(self, site: Site) -> int:
-        """Power of two by which stored values are to be multiplied."""
+        """
+        Power of two by which stored values are to be multiplied.
+
+        Raises:
+            NotStoredError: The site was not captured, or its activations are not here.
+        """
+        self._require_activations(site)
         return int(self._entry["arrays"][site.component]["exponents"][self._place(site)])
 
     def means(self, site: Site) -> NDArray[np.float32]:
@@ -127,7 +164,9 @@ class Segment:
         return self._read_whole(norm_array(site.component), site, self.n_rows)
 
     def site_bytes(self, site: Site) -> int:
-        """Bytes on disk of one layer's activations."""
+        """Bytes on disk of one layer's activations; none where they are not here."""
+        if not self.has_activations(site.component):
+            return 0
         return self._layer_bytes(site.component, site)
 
     def norm_bytes(self, site: Site) -> int:
@@ -192,6 +231,13 @@ class Segment:
                 f"it has {', '.join(self.components)} at layers {layers}"
             )
         return self.layers.index(site.layer)
+
+    def _require_activations(self, site: Site) -> None:
+        if site.component in self.components and not self.has_activations(site.component):
+            raise NotStoredError(
+                f"the activations of {site} are not in this bundle, only scores, norms and means",
+                mend="ask the store that it was exported from",
+            )
 
     def _layer_bytes(self, array: str, site: Site) -> int:
         """Count the bytes of a layer's chunks; where only Zarr knows them, an even share."""

@@ -1,0 +1,1 @@
+"""Readers of activations, responses and vectors that other tools wrote."""

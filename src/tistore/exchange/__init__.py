@@ -1,0 +1,1 @@
+"""Moving in and moving out: importing what other tools wrote, exporting what they read."""

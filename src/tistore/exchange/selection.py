@@ -1,0 +1,255 @@
+"""Which readings, layers and components an export takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlglot import exp
+
+from tistore.capture.layers import split_spans
+from tistore.errors import ConfigError, NotStoredError, QueryError, nearest
+from tistore.query.guard import parse_query
+from tistore.query.store import Store
+from tistore.schemas.site import COMPONENTS, Component, Site
+from tistore.store.segment import Segment
+
+_TOLD_APART = ("response_id", "reader", "rows", "run_id")
+"""What SQL can say of a reading; readings that agree in all of it are picked together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """
+    What is asked for, as yet of no store.
+
+    Attributes:
+        where: SQL condition on the columns of `responses`; every reading when None. Where one
+            model has read a response under several capture settings, they are picked together.
+        layers: As people write them: "20,26", "5-20"; every layer when None.
+        component: The one component; every component when None.
+    """
+
+    where: str | None = None
+    layers: str | None = None
+    component: Component | None = None
+
+    @classmethod
+    def parse(
+        cls, where: str | None = None, layers: str | None = None, component: str | None = None
+    ) -> Self:
+        """
+        Check what a user wrote, as far as that needs no store.
+
+        Raises:
+            ConfigError: The layers are malformed, or there is no such component.
+            SqlError: The condition is malformed or refused.
+            QueryError: It is more than a condition.
+        """
+        if component is not None and component not in COMPONENTS:
+            raise ConfigError(f"no component {component!r}; {nearest(component, COMPONENTS)}")
+        for item in split_spans(layers) if layers is not None else ():
+            if "%" in item:
+                raise ConfigError(
+                    f"{item!r} is a share of a model's layers, which a store does not know",
+                    mend='write block numbers: "26", "20,26", "5-20"',
+                )
+        if where is not None:
+            _check_condition(where)
+        return cls(where, layers, component)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """
+    What is selected of one segment.
+
+    Attributes:
+        segment: The segment.
+        places: Rows of its `responses` table, ascending, at least one.
+        layers: Selected layers it holds, ascending, at least one.
+        components: Selected components it holds, at least one.
+    """
+
+    segment: Segment
+    places: NDArray[np.int64]
+    layers: tuple[int, ...]
+    components: tuple[Component, ...]
+
+    @property
+    def sites(self) -> list[Site]:
+        """Each selected component at each selected layer."""
+        return [Site(name, layer) for name in self.components for layer in self.layers]
+
+    @property
+    def n_rows(self) -> int:
+        """Activation rows of the selected readings."""
+        return int(self.segment.column("responses", "n_rows")[self.places].sum())
+
+    @property
+    def half_bytes(self) -> int:
+        """Bytes of the selected values as float16."""
+        return self.n_rows * len(self.sites) * self.segment.hidden * 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selected:
+    """
+    What a store holds of a selection.
+
+    Attributes:
+        selection: What was asked for.
+        parts: Segment by segment, in the order of the store.
+        n_without_sites: Readings the condition picks that hold none of the layers, or not the
+            component; they are no part of it.
+    """
+
+    selection: Selection
+    parts: tuple[Part, ...]
+    n_without_sites: int
+
+    @property
+    def n_readings(self) -> int:
+        """Readings."""
+        return sum(len(part.places) for part in self.parts)
+
+    @property
+    def half_bytes(self) -> int:
+        """Bytes of all values as float16."""
+        return sum(part.half_bytes for part in self.parts)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Every layer that some reading has."""
+        return tuple(sorted({layer for part in self.parts for layer in part.layers}))
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """Every component that some reading has."""
+        held = {name for part in self.parts for name in part.components}
+        return tuple(name for name in COMPONENTS if name in held)
+
+    def require_one_component(self) -> Component:
+        """
+        Tell which component is selected.
+
+        Raises:
+            ConfigError: There are several.
+        """
+        if len(self.components) > 1:
+            raise ConfigError(
+                f"these readings hold {', '.join(self.components)}, and a file holds one of them",
+                mend=f"choose one: --component {self.components[0]}",
+            )
+        return self.components[0]
+
+    def keys(self) -> Iterator[str]:
+        """Give the `reading_key` of every reading, in order."""
+        for part in self.parts:
+            keys = part.segment.table("responses", ["reading_key"])["reading_key"]
+            yield from keys.take(part.places).to_pylist()
+
+
+def select(store: Store, selection: Selection) -> Selected:
+    """
+    Find what a store holds of a selection.
+
+    Raises:
+        NotStoredError: The store has no such layer or component; or nothing is selected.
+        QueryError: As `store.sql` raises.
+    """
+    segments = store.snapshot.segments
+    layers = _resolve_layers(selection.layers, segments)
+    components = _resolve_components(selection.component, segments)
+    picked = _pick(store, selection.where)
+    parts: list[Part] = []
+    n_without_sites = 0
+    for segment in segments:
+        places = _find_places(segment, picked)
+        held_layers = tuple(layer for layer in segment.layers if layer in layers)
+        held_components = tuple(name for name in segment.components if name in components)
+        if not len(places):
+            continue
+        if held_layers and held_components:
+            parts.append(Part(segment, places, held_layers, held_components))
+        else:
+            n_without_sites += len(places)
+    if not parts:
+        _refuse_empty(selection, segments, n_without_sites)
+    return Selected(selection, tuple(parts), n_without_sites)
+
+
+def _check_condition(where: str) -> None:
+    """Refuse what is more, or less, than one condition."""
+    tree = parse_query(f"SELECT 1 WHERE {where}\n")
+    said = {name for name, value in tree.args.items() if value}
+    if not isinstance(tree, exp.Select) or said - {"expressions", "where", "kind"}:
+        raise QueryError(
+            f"{where!r} is more than a condition",
+            mend="write what may stand after WHERE, such as organism = 'flattery'",
+        )
+
+
+def _pick(store: Store, where: str | None) -> set[tuple[Any, ...]] | None:
+    """Ask which readings a condition picks; None for all of them."""
+    if where is None:
+        return None
+    _check_condition(where)
+    # The line break ends a comment the condition may end with.
+    query = f"SELECT {', '.join(_TOLD_APART)} FROM responses WHERE ({where}\n)"
+    return set(store.sql(query).fetchall())
+
+
+def _find_places(segment: Segment, picked: set[tuple[Any, ...]] | None) -> NDArray[np.int64]:
+    if picked is None:
+        return np.arange(segment.n_readings)
+    table = segment.table("responses", _TOLD_APART)
+    told = zip(*(table[name].to_pylist() for name in _TOLD_APART), strict=True)
+    return np.array([at for at, reading in enumerate(told) if reading in picked], dtype=np.int64)
+
+
+def _resolve_layers(text: str | None, segments: Sequence[Segment]) -> set[int]:
+    """Find the stored layers a text names; a number must be stored, a span may have gaps."""
+    stored = {layer for segment in segments for layer in segment.layers}
+    if text is None:
+        return stored
+    found: set[int] = set()
+    for item in split_spans(text):
+        named = stored if item == "all" else stored & set(_spell_out(item))
+        if not named and segments:
+            there = ", ".join(map(str, sorted(stored)))
+            raise NotStoredError(f"no layer {item} in this store; it has {there}")
+        found |= named
+    return found
+
+
+def _spell_out(item: str) -> range:
+    ends, _, step = item.partition(":")
+    first, _, last = ends.partition("-")
+    return range(int(first), int(last or first) + 1, int(step or 1))
+
+
+def _resolve_components(name: Component | None, segments: Sequence[Segment]) -> set[Component]:
+    stored = {component for segment in segments for component in segment.components}
+    if name is None:
+        return stored
+    if name not in stored and segments:
+        raise NotStoredError(f"no {name} in this store; {nearest(name, stored)}")
+    return {name}
+
+
+def _refuse_empty(selection: Selection, segments: Sequence[Segment], n_without_sites: int) -> None:
+    if not segments:
+        raise NotStoredError("this store holds no readings", mend="fill it first")
+    if n_without_sites:
+        raise NotStoredError(
+            f"{n_without_sites} readings satisfy the condition, but none of them has "
+            f"{selection.component or 'a component'} at layer {selection.layers or 'any'}",
+            mend="`tistore info` lists what the store holds",
+        )
+    raise NotStoredError(
+        f"no reading satisfies {selection.where!r}", mend="try the condition in `tistore sql`"
+    )

@@ -1,0 +1,1 @@
+"""Import of trait-interp's experiments: what lies in the files, placed where the store has it."""

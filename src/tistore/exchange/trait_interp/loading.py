@@ -1,0 +1,177 @@
+"""Reading a raw file's values, and the little that lies beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tistore.errors import ForeignFileError
+from tistore.exchange.token_strings import TokenStrings
+from tistore.exchange.trait_interp.documents import ReadDocument, read_response_document
+from tistore.exchange.trait_interp.exact_half import fill_half
+from tistore.exchange.trait_interp.past import FileStamp, stamp_file
+from tistore.exchange.trait_interp.planned import PlannedReading
+from tistore.exchange.trait_interp.raw_file import RawFile, read_raw_file
+from tistore.exchange.trait_interp.speech import Speech, describe_speech
+from tistore.schemas.site import Component
+
+_LARGEST_BITS = {"float16": 0x7BFF, "bfloat16": 0x7F7F}
+"""Of the largest finite number, without its sign."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedReading:
+    """
+    A reading with its values.
+
+    Attributes:
+        planned: What it was planned to be, of the components that were captured.
+        stamp: The raw file, as it was read.
+        token_ids: Prompt and response.
+        prompt_length: How many of them are the prompt's.
+        prompt_text: As the raw file has it.
+        values: For each component, [row, layer, hidden] of the file's own type.
+        speech: Its words.
+        document: The JSON beside it, where there is one.
+        notes: What people should know, of plan and speech.
+    """
+
+    planned: PlannedReading
+    stamp: FileStamp
+    token_ids: tuple[int, ...]
+    prompt_length: int
+    prompt_text: str | None
+    values: dict[Component, NDArray[Any]]
+    speech: Speech
+    document: ReadDocument | None
+    notes: tuple[str, ...]
+
+
+def load_reading(planned: PlannedReading, speller: TokenStrings | None) -> LoadedReading:
+    """
+    Read what was planned, hashing the file on the way.
+
+    Raises:
+        ForeignFileError: The file has changed since it was planned, is damaged, or holds only
+            zeros.
+        InvalidRecordError: The tokenizer is not the response's.
+    """
+    stamp = stamp_file(planned.file.path)
+    raw = read_raw_file(planned.file.path)
+    _check_unchanged(planned, raw)
+    values, notes = _read_values(planned, raw)
+    kept = {ours: theirs for ours, theirs in planned.components.items() if ours in values}
+    planned = replace(planned, components=kept)
+    document = None
+    if planned.document is not None:
+        document = read_response_document(planned.document, raw.token_ids, raw.prompt_length)
+    response = document.response if document else None
+    speech = describe_speech(raw, response, planned.audited_stop, speller)
+    return LoadedReading(
+        planned=planned,
+        stamp=stamp,
+        token_ids=raw.token_ids,
+        prompt_length=raw.prompt_length,
+        prompt_text=raw.prompt.text,
+        values=values,
+        speech=speech,
+        document=document,
+        notes=(*planned.notes, *notes, *speech.notes),
+    )
+
+
+def _check_unchanged(planned: PlannedReading, raw: RawFile) -> None:
+    placement = planned.placement
+    n_rows = raw.prompt.n_rows + raw.response.n_rows - placement.n_dropped
+    if (raw.layers, raw.hidden, raw.dtype, n_rows) != (
+        planned.layers, planned.hidden, planned.source_dtype, placement.n_rows,
+    ):  # fmt: skip
+        raise ForeignFileError(f"{raw.path}: it changed while it was read", mend="read it again")
+
+
+def _read_values(
+    planned: PlannedReading, raw: RawFile
+) -> tuple[dict[Component, NDArray[Any]], tuple[str, ...]]:
+    """Read every component; one of nothing but zeros was not captured, and is left out."""
+    values: dict[Component, NDArray[Any]] = {}
+    notes = []
+    for ours, theirs in planned.components.items():
+        states = _read_component(planned, raw, theirs)
+        if states.dtype != np.float16 or raw.dtype == "float16":
+            _check_finite(states, raw, theirs)
+        if _is_zero(states):
+            notes.append(f"left out: {theirs} holds nothing but zeros: it was not captured")
+        else:
+            states.flags.writeable = False
+            values[ours] = states
+    if not values:
+        raise ForeignFileError(
+            f"{raw.path}: it holds nothing but zeros: nothing was captured", mend="leave it out"
+        )
+    return values, tuple(notes)
+
+
+def _read_component(planned: PlannedReading, raw: RawFile, name: str) -> NDArray[Any]:
+    """Read one component, [row, layer, hidden]: as float16 where that loses nothing."""
+    pieces = [_list_pieces(planned, raw, name, layer) for layer in raw.layers]
+    shape = (planned.placement.n_rows, len(raw.layers), raw.hidden)
+    if raw.dtype == "bfloat16":
+        halves = np.empty(shape, dtype=np.float16)
+        if all(
+            fill_half(halves[start : start + len(rows), place], rows)
+            for place, of_layer in enumerate(pieces)
+            for start, rows in of_layer
+        ):
+            return halves
+    states = np.empty(shape, dtype=pieces[0][0][1].dtype)
+    # As plain words: NumPy copies those without holding the interpreter's lock.
+    word = np.dtype(f"u{states.dtype.itemsize}")
+    for place, of_layer in enumerate(pieces):
+        for start, rows in of_layer:
+            states.view(word)[start : start + len(rows), place] = rows.view(word)
+    return states
+
+
+def _list_pieces(
+    planned: PlannedReading, raw: RawFile, name: str, layer: int
+) -> list[tuple[int, NDArray[Any]]]:
+    """Read the rows of a layer that are kept, those of each half with their place."""
+    pieces = []
+    start = 0
+    for half, dropped in ((raw.prompt, 0), (raw.response, planned.placement.n_dropped)):
+        if half.sites and half.n_rows > dropped:
+            pieces.append((start, half.sites[layer][name].read()[dropped:]))
+            start += half.n_rows - dropped
+    return pieces
+
+
+def _check_finite(states: NDArray[Any], raw: RawFile, name: str) -> None:
+    """Refuse NaN and infinity, layer by layer."""
+    for place, layer in enumerate(raw.layers):
+        rows = states[:, place]
+        if _is_finite(rows):
+            continue
+        wide = rows.astype(np.float64)
+        n_nan, n_infinite = int(np.isnan(wide).sum()), int(np.isinf(wide).sum())
+        row = int(np.argwhere(~np.isfinite(wide))[0][0])
+        raise ForeignFileError(
+            f"{raw.path}: {name} at layer {layer} holds {n_nan} NaN and {n_infinite} infinite "
+            f"values, the first at position {row + (0 if raw.prompt.sites else raw.prompt_length)}",
+            mend="leave it out, or capture it again",
+        )
+
+
+def _is_finite(rows: NDArray[Any]) -> bool:
+    """Tell by the bits for two-byte floats, whose conversion would cost more than all the rest."""
+    largest = _LARGEST_BITS.get(rows.dtype.name)
+    if largest is None:
+        return bool(np.isfinite(rows).all())
+    return int((rows.view(np.uint16) & 0x7FFF).max()) <= largest
+
+
+def _is_zero(states: NDArray[Any]) -> bool:
+    """Tell whether nothing was captured: no state is zero throughout, so one row mostly tells."""
+    return not np.any(states[0]) and not np.any(states)

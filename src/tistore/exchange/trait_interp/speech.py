@@ -1,0 +1,94 @@
+"""What is said in a response: its tokens' strings, whose words they are, and which are audited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tistore.datasets.clauses import Offset
+from tistore.datasets.trait_interp.responses import Response, Turn
+from tistore.exchange.token_strings import TokenStrings
+from tistore.exchange.trait_interp.raw_file import RawFile
+
+_TEMPLATE = "template"
+_AUDITED = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """
+    A response's words, laid out for `Writer.add`.
+
+    Attributes:
+        tokens: A string a token; None where the file has none.
+        text: The response.
+        offsets: Characters of each response token in the text; None where they are to be found.
+        roles: A role a token; None where prompt and response are all that is known.
+        turns: A turn a token, with the roles.
+        is_response: Which tokens are under audit.
+        notes: What people should know.
+    """
+
+    tokens: tuple[str, ...] | None
+    text: str | None
+    offsets: tuple[Offset, ...] | None
+    roles: tuple[str, ...] | None
+    turns: tuple[int, ...] | None
+    is_response: tuple[bool, ...]
+    notes: tuple[str, ...] = ()
+
+
+def describe_speech(
+    raw: RawFile, response: Response | None, audited_stop: int, speller: TokenStrings | None
+) -> Speech:
+    """
+    Lay out what is said.
+
+    Strings are the raw file's or, with a tokenizer, made anew; never those of the JSON, which are
+    corrupt. Audited are the response's tokens or, for a conversation, which has no response, the
+    turns of the assistant; of both, those that every reading has a row for.
+
+    Args:
+        raw: The raw file.
+        response: The JSON beside it, whose ids are the raw file's.
+        audited_stop: One past the last token to audit.
+        speller: The tokenizer.
+
+    Raises:
+        InvalidRecordError: The tokenizer has no such id.
+    """
+    turns = response.turns if response else ()
+    n_tokens, is_rollout = len(raw.token_ids), not raw.response.token_ids
+    roles, numbers = _assign_turns(turns, n_tokens) if turns else (None, None)
+    if is_rollout:
+        audited = [role == _AUDITED for role in roles] if roles else [False] * n_tokens
+    else:
+        audited = [position >= raw.prompt_length for position in range(n_tokens)]
+    marked = tuple(is_said and place < audited_stop for place, is_said in enumerate(audited))
+    notes: tuple[str, ...] = ()
+    if is_rollout and not turns:
+        notes = ("a conversation whose turns are not known: no token is marked as audited",)
+    spelled = speller.spell(raw.token_ids, raw.prompt_length) if speller else None
+    return Speech(
+        tokens=spelled.tokens if spelled else raw.tokens,
+        text=spelled.text if spelled else raw.response.text,
+        offsets=spelled.offsets if spelled else None,
+        roles=roles,
+        turns=numbers,
+        is_response=marked,
+        notes=notes,
+    )
+
+
+def _assign_turns(turns: Sequence[Turn], n_tokens: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Give each token its turn; what lies between turns is the template's, of the turn to come."""
+    roles, numbers = [_TEMPLATE] * n_tokens, [0] * n_tokens
+    number = at = 0
+    for turn in turns:
+        start, end = max(at, turn.token_start), max(at, turn.token_end)
+        numbers[at:end] = [number] * (end - at)
+        roles[start:end] = [turn.role] * (end - start)
+        at = end
+        number += turn.role != "system"
+    numbers[at:] = [max(0, number - 1)] * (n_tokens - at)
+    return tuple(roles), tuple(numbers)
