@@ -259,7 +259,7 @@ def test_a_bundle_appears_whole_or_not_at_all(audited, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         export_scores(store, tmp_path / "b", ["early"], progress=stop)
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / ".b.partial").mkdir()  # one that was killed
+    tistore.create(tmp_path / ".b.partial")  # left behind by one that was killed
 
     export_scores(store, tmp_path / "b", ["early"])
 

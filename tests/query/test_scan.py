@@ -16,9 +16,9 @@ from tistore.query.product import (
     GpuProduct,
     NumpyProduct,
     TorchProduct,
-    cast_bits,
     choose_product,
     one_thread_each,
+    widen,
 )
 from tistore.query.progress import Progress, metered
 from tistore.query.scan import Scan, run_scans
@@ -92,7 +92,7 @@ def test_the_cast_of_bits_is_exact_for_every_float16():
     halves = all_finite_halves()
     out = np.empty(halves.shape, dtype=np.float32)
 
-    cast_bits(halves, out)
+    widen(halves, out)
 
     exact = halves.astype(np.float64) * 2.0**-112
     np.testing.assert_array_equal(out.astype(np.float64), exact)

@@ -131,7 +131,9 @@ def place_sample(sample: ForeignSample, supplied: Supplied) -> Place:
         first_position=first,
         reading_key=identify_reading(slot, reader, settings),
         tokens=_find_tokens(sample.identity),
-        is_response=_mark_kept(sample.identity.is_response, kept.stop if first is not None else None),
+        is_response=_mark_kept(
+            sample.identity.is_response, kept.stop if first is not None else None
+        ),
         prompt=_find_prompt(sample, slot),
     )
 
@@ -247,7 +249,7 @@ def _find_tokens(identity: SampleIdentity) -> Sequence[str] | None:
 
 
 def _mark_kept(marks: tuple[bool, ...] | None, stop: int | None) -> tuple[bool, ...] | None:
-    """Take marks off the tokens behind the last row, where the rows are known to end before them."""
+    """Take marks off the tokens behind the last row, where rows are known to end before them."""
     if marks is None or stop is None:
         return marks
     return tuple(mark and place < stop for place, mark in enumerate(marks))

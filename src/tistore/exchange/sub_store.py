@@ -22,7 +22,7 @@ from tistore.schemas.site import Site
 from tistore.store.copies import Extract, SegmentCopy, copy_readings
 from tistore.store.copy_log import CopyLog
 from tistore.store.half import HalfArray, to_half
-from tistore.store.reading import _hash_content as hash_content
+from tistore.store.reading import hash_content as hash_content
 
 _PLACE = ["organism", "prompt_set", "prompt_id", "sample", "reader", "rows"]
 

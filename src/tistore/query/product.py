@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from tistore.store.half import EXPONENT_GAP, widen
+
 Half = NDArray[np.float16]
 Scores = NDArray[np.float32]
 
 _BLOCK_BYTES = 1 << 20
 _FEW = 4  # directions: up to here the cast is the work, beyond it the product
-_SIGN_AND_MAGNITUDE = np.int32(-0x70002000)  # 0x8fffe000
-_EXPONENT_GAP = np.float32(2.0**112)  # between the biases of float16 and float32
 _GPU_WORK = 1e12  # multiplications from which on it pays to import torch for a GPU
 
 
@@ -43,7 +43,7 @@ class NumpyProduct:
     """
 
     def __init__(self, units: NDArray[np.float32]) -> None:
-        self._columns = np.ascontiguousarray((units * _EXPONENT_GAP).T)
+        self._columns = np.ascontiguousarray((units * EXPONENT_GAP).T)
         self._block = np.empty((_block_rows(*units.shape), units.shape[1]), dtype=np.float32)
 
     def __call__(self, rows: Half, scores: Scores) -> None:
@@ -51,7 +51,7 @@ class NumpyProduct:
         for start in range(0, len(rows), len(self._block)):
             part = rows[start : start + len(self._block)]
             block = self._block[: len(part)]
-            cast_bits(part, block)
+            widen(part, block)
             if len(scores) == 1:
                 np.dot(block, self._columns[:, 0], out=scores[0, start : start + len(part)])
             else:
@@ -112,21 +112,6 @@ class GpuProduct:
         with torch.backends.cuda.matmul.flags(allow_tf32=False):
             product = self._units @ torch.from_numpy(rows).cuda().float().T
         scores[:] = product.cpu().numpy()
-
-
-def cast_bits(rows: Half, out: Scores) -> None:
-    """
-    Cast to float32 · 2⁻¹¹², exactly: sign, exponent and mantissa are moved to their new places.
-
-    Three integer operations that vectorise; NumPy's own cast is a third as fast. What was
-    subnormal as float16 is subnormal in the result, and the factor is left to the other side of
-    the product. Rows must be finite, as all that is stored is.
-    """
-    wide = out.view(np.int32)
-    np.copyto(wide, rows.view(np.int16))
-    np.left_shift(wide, 13, out=wide)
-    # The copies of the sign that widening made lie where the exponent's upper bits are zero.
-    np.bitwise_and(wide, _SIGN_AND_MAGNITUDE, out=wide)
 
 
 def _block_rows(n_directions: int, hidden: int) -> int:

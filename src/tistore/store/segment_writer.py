@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -21,6 +23,7 @@ from tistore.store.layout import (
     norm_array,
     table_path,
 )
+from tistore.store.moments import measure
 from tistore.store.reading import Reading
 from tistore.store.shards import METADATA, ArraySource, encode_metadata, encode_shard
 from tistore.store.tables import build_table, encode_table
@@ -85,13 +88,11 @@ def _write_component(
     exponents = np.max([half.exponents for half in halves], axis=0)
     values = [rescale(half.values, exponents - half.exponents) for half in halves]
     scale = np.ldexp(1.0, exponents)
-    norms = np.concatenate([_norms(rows, scale) for rows in values])
-    means = np.stack(
-        [
-            _mean(rows[reading.tokens.is_response[reading.captured]], scale)
-            for rows, reading in zip(values, readings, strict=True)
-        ]
-    )
+    audited = [reading.tokens.is_response[reading.captured] for reading in readings]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        measured = list(threads.map(partial(measure, scale=scale), values, audited))
+    norms = np.concatenate([norms for norms, _ in measured])
+    means = np.stack([mean for _, mean in measured])
     common = {"layers": list(readings[0].settings.layers), "component": component}
     sources = {
         component: ArraySource(
@@ -134,7 +135,8 @@ def _gather(
         values[at][max(0, start - starts[at]) : stop - starts[at], layer]
         for at in range(first, last)
     ]
-    return np.concatenate(parts)
+    # Most chunks lie within one reading, and need not be copied.
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _write_array(files: Files, segment: str, name: str, source: ArraySource) -> dict[str, Any]:
@@ -146,18 +148,6 @@ def _write_array(files: Files, segment: str, name: str, source: ArraySource) -> 
     if "exponents" in source.attributes:
         entry["exponents"] = source.attributes["exponents"]
     return entry
-
-
-def _norms(values: NDArray[np.float16], scale: NDArray[np.float64]) -> NDArray[np.float32]:
-    wide = values.astype(np.float32)
-    return np.asarray(np.sqrt(np.einsum("rlh,rlh->rl", wide, wide)) * scale, dtype=np.float32)
-
-
-def _mean(rows: NDArray[np.float16], scale: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Mean of a reading's audited rows, summed in float64; NaN where it has none."""
-    if not len(rows):
-        return np.full(rows.shape[1:], np.nan, dtype=np.float32)
-    return np.asarray(rows.mean(axis=0, dtype=np.float64) * scale[:, None], dtype=np.float32)
 
 
 def _write_tables(

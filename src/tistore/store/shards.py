@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,14 +118,16 @@ def encode_shard(source: ArraySource) -> Iterator[bytes]:
     index = np.empty((n_rows, n_layers, 2), dtype="<u8")
     offset = 0
     workers = os.cpu_count() or 1
+    waiting: deque[Future[bytes]] = deque()
+    coming = iter(places)
     with ThreadPoolExecutor(workers) as threads:
-        for first in range(0, len(places), 2 * workers):
-            window = places[first : first + 2 * workers]
-            encoded = threads.map(lambda place: _encode_chunk(source, *place), window)
-            for place, chunk in zip(window, encoded, strict=True):
-                index[place] = offset, len(chunk)
-                offset += len(chunk)
-                yield chunk
+        for place in places:
+            while len(waiting) < 2 * workers and (following := next(coming, None)) is not None:
+                waiting.append(threads.submit(_encode_chunk, source, *following))
+            chunk = waiting.popleft().result()
+            index[place] = offset, len(chunk)
+            offset += len(chunk)
+            yield chunk
     yield _with_checksum(index.tobytes())
 
 

@@ -120,7 +120,8 @@ class Writer:
             layers: Ascending block numbers, from 0; the layer axis of the activations.
             activations: For each component, [rows, layer, hidden] of floating point numbers,
                 NumPy or torch. Rows are those of all tokens, or of the response's only; row t is
-                the state at token t. Copied before this returns.
+                the state at token t. Copied before this returns. A `HalfArray`, which threads may
+                have rounded beforehand, is taken as it is.
             text: The response; spelled from `tokens` when left out.
             tokens: Token strings, for all tokens or the response's. Clauses need them.
             logprobs: Natural-log probability of each token, for all or the response's; None

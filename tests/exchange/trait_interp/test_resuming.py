@@ -225,6 +225,28 @@ def test_a_later_replay_joins_what_is_stored(tree, tmp_path):
     assert [r["is_paired"] for r in rows if "_replay_flattery" in r["path"]] == [True, True]
 
 
+def test_a_response_whose_capture_is_refused_waits_for_a_run(december, tmp_path):
+    """Its text is kept; a capture that is mended later joins it."""
+    path = december / "inference" / "raw" / "residual" / "audit" / "discovery" / "10.pt"
+    content = torch.load(path)
+    kept = content["response"]["activations"][3]["residual_out"].clone()
+    content["response"]["activations"][3]["residual_out"][1, 1] = float("nan")
+    torch.save(content, path)
+    store = tistore.create(tmp_path / "s")
+
+    first = import_experiment(store, december)
+    content["response"]["activations"][3]["residual_out"] = kept
+    torch.save(content, path)
+    second = import_experiment(store, december)
+
+    rows = store.snapshot.table("generations").to_pylist()
+    assert [row["prompt_id"] for row in rows] == ["10"]
+    assert (first.readings, second.readings) == (4, 1)
+    assert second.count("imported") == 1
+    paths = [file.path for file in second.files]
+    assert len(paths) == len(set(paths))
+
+
 def test_zeros_are_no_data(december, tmp_path):
     """A component that was not captured was written as zeros."""
     path = december / "inference" / "raw" / "residual" / "audit" / "discovery" / "rust_100.pt"

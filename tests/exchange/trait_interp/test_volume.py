@@ -16,7 +16,7 @@ from tistore.exchange.trait_interp.run import import_experiment
 HIDDEN, LAYERS = 256, (0, 1)
 
 
-def save(path, seed, *, batch=1):
+def save(path, seed, *, batch=1, names=("residual",)):
     """Write a capture whose tensors are views into a batch."""
     generator = torch.Generator().manual_seed(seed)
     content = {}
@@ -24,7 +24,7 @@ def save(path, seed, *, batch=1):
         sites = {}
         for layer in LAYERS:
             states = torch.randn(batch, n_tokens, HIDDEN, generator=generator).to(torch.bfloat16)
-            sites[layer] = {"residual": states[batch // 2]}
+            sites[layer] = dict.fromkeys(names, states[batch // 2])
         content[half] = {
             "text": "x" * n_tokens, "tokens": ["x"] * n_tokens, "token_ids": [seed] * n_tokens,
             "activations": sites,
@@ -53,13 +53,13 @@ def test_readings_of_one_shape_share_segments(tmp_path):
     """Own captures and replays mostly differ in components: sorted, they do not split commits."""
     folder = tmp_path / "experiment" / "inference"
     for seed in range(12):
-        reader = ("a", "b")[seed % 2]
-        save(folder / reader / "raw" / "residual" / "set" / f"{seed}.pt", seed)
+        names = [("residual",), ("residual", "attn_contribution")][seed % 2]
+        save(folder / "a" / "raw" / "residual" / "set" / f"{seed}.pt", seed, names=names)
     store = tistore.create(tmp_path / "s")
 
     import_experiment(store, tmp_path / "experiment")
 
-    assert len(store.snapshot.segments) == 1
+    assert [len(s.table("responses")) for s in store.snapshot.segments] == [6, 6]
 
 
 def test_items_come_in_order_and_no_more_wait_than_allowed():

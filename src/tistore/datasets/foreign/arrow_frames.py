@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -68,8 +69,10 @@ def read_frames(
     ) as child:
         assert child.stdin is not None and child.stdout is not None
         try:
-            child.stdin.write(json.dumps(asked).encode())
-            child.stdin.close()
+            # A child that died is told by what it does not answer.
+            with suppress(BrokenPipeError):
+                child.stdin.write(json.dumps(asked).encode())
+                child.stdin.close()
             yield from _receive(child.stdout, len(paths), limit_bytes)
         finally:
             child.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +12,16 @@ from numpy.typing import NDArray
 from tistore.errors import ForeignFileError
 from tistore.exchange.token_strings import TokenStrings
 from tistore.exchange.trait_interp.documents import ReadDocument, read_response_document
-from tistore.exchange.trait_interp.exact_half import fill_half
 from tistore.exchange.trait_interp.past import FileStamp, stamp_file
 from tistore.exchange.trait_interp.planned import PlannedReading
 from tistore.exchange.trait_interp.raw_file import RawFile, read_raw_file
 from tistore.exchange.trait_interp.speech import Speech, describe_speech
 from tistore.schemas.site import Component
+from tistore.store.bfloat16 import fill_half
+from tistore.store.half import HalfArray
+
+_Pieces = list[tuple[int, NDArray[Any]]]
+"""Rows, each with the place of the first."""
 
 _LARGEST_BITS = {"float16": 0x7BFF, "bfloat16": 0x7F7F}
 """Of the largest finite number, without its sign."""
@@ -33,7 +38,8 @@ class LoadedReading:
         token_ids: Prompt and response.
         prompt_length: How many of them are the prompt's.
         prompt_text: As the raw file has it.
-        values: For each component, [row, layer, hidden] of the file's own type.
+        values: For each component, [row, layer, hidden] of the file's own type; bfloat16 rounded
+            to float16 where it fits.
         speech: Its words.
         document: The JSON beside it, where there is one.
         notes: What people should know, of plan and speech.
@@ -44,7 +50,7 @@ class LoadedReading:
     token_ids: tuple[int, ...]
     prompt_length: int
     prompt_text: str | None
-    values: dict[Component, NDArray[Any]]
+    values: dict[Component, NDArray[Any] | HalfArray]
     speech: Speech
     document: ReadDocument | None
     notes: tuple[str, ...]
@@ -94,18 +100,17 @@ def _check_unchanged(planned: PlannedReading, raw: RawFile) -> None:
 
 def _read_values(
     planned: PlannedReading, raw: RawFile
-) -> tuple[dict[Component, NDArray[Any]], tuple[str, ...]]:
+) -> tuple[dict[Component, NDArray[Any] | HalfArray], tuple[str, ...]]:
     """Read every component; one of nothing but zeros was not captured, and is left out."""
-    values: dict[Component, NDArray[Any]] = {}
+    values: dict[Component, NDArray[Any] | HalfArray] = {}
     notes = []
     for ours, theirs in planned.components.items():
         states = _read_component(planned, raw, theirs)
-        if states.dtype != np.float16 or raw.dtype == "float16":
+        if not isinstance(states, HalfArray):
             _check_finite(states, raw, theirs)
-        if _is_zero(states):
+        if _is_zero(states.values if isinstance(states, HalfArray) else states):
             notes.append(f"left out: {theirs} holds nothing but zeros: it was not captured")
         else:
-            states.flags.writeable = False
             values[ours] = states
     if not values:
         raise ForeignFileError(
@@ -114,18 +119,12 @@ def _read_values(
     return values, tuple(notes)
 
 
-def _read_component(planned: PlannedReading, raw: RawFile, name: str) -> NDArray[Any]:
-    """Read one component, [row, layer, hidden]: as float16 where that loses nothing."""
+def _read_component(planned: PlannedReading, raw: RawFile, name: str) -> NDArray[Any] | HalfArray:
+    """Read one component, [row, layer, hidden]; bfloat16 is rounded here, where it fits."""
     pieces = [_list_pieces(planned, raw, name, layer) for layer in raw.layers]
     shape = (planned.placement.n_rows, len(raw.layers), raw.hidden)
-    if raw.dtype == "bfloat16":
-        halves = np.empty(shape, dtype=np.float16)
-        if all(
-            fill_half(halves[start : start + len(rows), place], rows)
-            for place, of_layer in enumerate(pieces)
-            for start, rows in of_layer
-        ):
-            return halves
+    if raw.dtype == "bfloat16" and (half := _round(pieces, shape)) is not None:
+        return half
     states = np.empty(shape, dtype=pieces[0][0][1].dtype)
     # As plain words: NumPy copies those without holding the interpreter's lock.
     word = np.dtype(f"u{states.dtype.itemsize}")
@@ -135,11 +134,24 @@ def _read_component(planned: PlannedReading, raw: RawFile, name: str) -> NDArray
     return states
 
 
-def _list_pieces(
-    planned: PlannedReading, raw: RawFile, name: str, layer: int
-) -> list[tuple[int, NDArray[Any]]]:
+def _round(pieces: Sequence[_Pieces], shape: tuple[int, int, int]) -> HalfArray | None:
+    """Round bfloat16 into place; None where a value does not fit."""
+    n_rows, n_layers, hidden = shape
+    by_layer = np.empty((n_layers, n_rows, hidden), dtype=np.float16)
+    n_underflow = 0
+    for place, of_layer in enumerate(pieces):
+        for start, rows in of_layer:
+            found = fill_half(by_layer[place, start : start + len(rows)], rows)
+            if found is None:
+                return None
+            n_underflow += found
+    exponents = np.zeros(n_layers, dtype=np.int64)
+    return HalfArray(by_layer.transpose(1, 0, 2), exponents, n_underflow)
+
+
+def _list_pieces(planned: PlannedReading, raw: RawFile, name: str, layer: int) -> _Pieces:
     """Read the rows of a layer that are kept, those of each half with their place."""
-    pieces = []
+    pieces: _Pieces = []
     start = 0
     for half, dropped in ((raw.prompt, 0), (raw.response, planned.placement.n_dropped)):
         if half.sites and half.n_rows > dropped:
