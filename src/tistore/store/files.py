@@ -246,12 +246,15 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+_WRITTEN_BEHIND_BYTES = 16 << 20
+
+
 def _write_exclusively(
     path: Path, pieces: Iterable[bytes], hear: Callable[[bytes], object] = len
 ) -> int:
     """Write a new file and fsync it; `hear` is given every piece. Returns the length."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-    size_bytes = 0
+    size_bytes = started = 0
     try:
         for piece in pieces:
             hear(piece)
@@ -259,10 +262,24 @@ def _write_exclusively(
             view = memoryview(piece)
             while view:
                 view = view[os.write(descriptor, view) :]
+            if size_bytes - started >= _WRITTEN_BEHIND_BYTES:
+                _start_writing_back(descriptor, started, size_bytes - started)
+                started = size_bytes
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
     return size_bytes
+
+
+def _start_writing_back(descriptor: int, start: int, n_bytes: int) -> None:
+    """
+    Have the disk begin while the rest is still being made, so that the fsync has less to wait for.
+
+    Linux starts writing dirty pages it is told are not needed, and keeps them until they are
+    written. Elsewhere this may do nothing.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, start, n_bytes, os.POSIX_FADV_DONTNEED)
 
 
 def _link(source: Path, target: Path) -> bool:

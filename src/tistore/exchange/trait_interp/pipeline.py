@@ -19,8 +19,8 @@ _MOST_WAITING = 256
 
 
 def count_workers() -> int:
-    """Count the threads that read: one more than run at once, since some wait for the disk."""
-    return min(8, (os.cpu_count() or 1) + 1)
+    """Count the threads that read: those the machine runs at once, and no more than eight."""
+    return min(8, os.cpu_count() or 1)
 
 
 def read_ahead(
