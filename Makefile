@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/tistore demo
 
 test: $(READY)
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check .

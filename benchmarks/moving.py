@@ -87,9 +87,7 @@ def _save(root: Path, reading: Reading, tensors: dict[int, torch.Tensor]) -> Non
             "text": "".join(f" {token}" for token in reading.token_ids[part]),
             "tokens": [f" {token}" for token in reading.token_ids[part]],
             "token_ids": reading.token_ids[part],
-            "activations": {
-                layer: {"residual": states[part]} for layer, states in tensors.items()
-            },
+            "activations": {layer: {"residual": states[part]} for layer, states in tensors.items()},
         }
         for half, part in halves.items()
     }

@@ -17,6 +17,8 @@ from tistore.capture.config import (
     parse_config,
 )
 from tistore.cli.cache import app as cache
+from tistore.cli.exports import app as exports
+from tistore.cli.imports import app as imports
 from tistore.cli.main import app
 from tistore.cli.vectors import app as vectors
 from tistore.query.dynamics import FUNCTIONS
@@ -45,7 +47,15 @@ def test_every_cache_command_is_in_the_readme(name):
     assert f"`{name}`" in README or f"`tistore cache {name}`" in README
 
 
-@pytest.mark.parametrize("name", [*RELATIONS, *MEASURES, *FUNCTIONS])
+@pytest.mark.parametrize("way", ["import", "export"])
+def test_every_format_that_comes_in_or_goes_out_is_in_the_readme(way):
+    app = {"import": imports, "export": exports}[way]
+    listed = next(line for line in README.splitlines() if line.startswith(f"| `tistore {way} "))
+
+    assert set(re.findall(r"`([a-z-]+)`", listed)) == set(names(app.registered_commands))
+
+
+@pytest.mark.parametrize("name", sorted({*RELATIONS, *MEASURES, *FUNCTIONS}))
 def test_everything_a_query_can_name_is_documented(name):
     text = (Path(__file__).parents[1] / "docs" / "queries.md").read_text()
     assert re.search(rf"`{name}[`(]", text)

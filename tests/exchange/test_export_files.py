@@ -25,9 +25,9 @@ from tistore.datasets.foreign.numpy_samples import read_numpy_samples
 from tistore.datasets.foreign.safetensors_samples import read_safetensors_samples
 from tistore.errors import ConfigError, NoRoomError, NotStoredError, QueryError, SqlError
 from tistore.exchange import destination as destinations
-from tistore.exchange.export_files import FORMATS, export_files
-from tistore.exchange.import_samples import import_samples
-from tistore.exchange.sample_places import Supplied
+from tistore.exchange.files.export import FORMATS, export_files
+from tistore.exchange.samples.importing import import_samples
+from tistore.exchange.samples.places import Supplied
 from tistore.exchange.selection import Selection, select
 from tistore.schemas.model import Model
 from tistore.schemas.prompt import Prompt

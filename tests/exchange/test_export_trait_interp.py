@@ -33,8 +33,8 @@ from tistore.errors import (
     UnknownVectorError,
     VectorMismatchError,
 )
-from tistore.exchange.export_trait_interp import export_trait_interp
 from tistore.exchange.trait_interp.run import import_experiment
+from tistore.exchange.trait_interp_export.export import export_trait_interp
 from tistore.schemas.model import Model
 from tistore.schemas.prompt import Prompt
 from trait_interp_tree import build_tree

@@ -24,8 +24,8 @@ from tistore.datasets.foreign.memmap_shards import read_memmap_shards
 from tistore.datasets.foreign.numpy_samples import read_numpy_samples
 from tistore.datasets.foreign.safetensors_samples import read_safetensors_samples
 from tistore.errors import ConfigError
-from tistore.exchange.import_samples import import_samples
-from tistore.exchange.sample_places import Supplied, parse_layers
+from tistore.exchange.samples.importing import import_samples
+from tistore.exchange.samples.places import Supplied, parse_layers
 from tistore.schemas.model import Model
 from tistore.schemas.prompt import Prompt
 
@@ -97,7 +97,7 @@ def test_a_second_import_adds_nothing_and_reads_nothing(store, folder, monkeypat
         write(folder, name, states(seed=int(name)))
     bring(store, folder)
     before = store.snapshot.number
-    monkeypatch.setattr("tistore.exchange.import_samples._read", None)
+    monkeypatch.setattr("tistore.exchange.samples.importing._read", None)
 
     again = bring(store, folder)
 
@@ -295,8 +295,8 @@ from pathlib import Path
 import tistore
 from tistore.datasets.foreign.identity import SampleIdentity
 from tistore.datasets.foreign.safetensors_samples import read_safetensors_samples
-from tistore.exchange import import_samples as module
-from tistore.exchange.sample_places import Supplied
+from tistore.exchange.samples import importing as module
+from tistore.exchange.samples.places import Supplied
 module.FLUSH_BYTES = 2000
 told = Supplied(SampleIdentity(organism="o", prompt_set="set", prompt_length=2, layers=(3, 7)))
 store = tistore.open(sys.argv[1])

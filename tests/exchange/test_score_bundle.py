@@ -19,9 +19,9 @@ from tistore.errors import (
     UnknownVectorError,
     VectorMismatchError,
 )
-from tistore.exchange.score_bundle import export_scores
 from tistore.exchange.selection import Selection
-from tistore.exchange.sub_store import export_store
+from tistore.exchange.stores.score_bundle import export_scores
+from tistore.exchange.stores.sub_store import export_store
 from tistore.exchange.torch_data import ActivationDataset
 from tistore.query.spans import top_spans
 

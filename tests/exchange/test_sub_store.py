@@ -10,7 +10,7 @@ import tistore
 from audited_store import HIDDEN, write_audited_store
 from tistore.errors import ConfigError, KeyConflictError, NoRoomError, NotStoredError
 from tistore.exchange.selection import Selection
-from tistore.exchange.sub_store import export_store
+from tistore.exchange.stores.sub_store import export_store
 from tistore.schemas.tables import LOG_TABLES
 from tistore.store import copies
 from tistore.store.copy_log import CopyLog

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import tistore
-from tistore.exchange.score_bundle import export_scores
+from tistore.exchange.stores.score_bundle import export_scores
 from tistore.query.store import Store
 from tistore.schemas.model import Model
 from tistore.schemas.prompt import Prompt

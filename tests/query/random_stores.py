@@ -12,6 +12,7 @@ import pyarrow as pa
 
 import tistore
 from tistore.query.store import Store
+from tistore.schemas.response import CaptureSettings, ResponseSlot, identify_reading
 
 from .conftest import LAYERS, Reading, _clauses, representable
 
@@ -103,6 +104,11 @@ class Texted(Reading):
     has_strings: bool = True
     has_logprobs: bool = True
     clauses: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def settings(self) -> CaptureSettings:
+        rows = "all" if self.first_position == 0 else "response"
+        return CaptureSettings(self.layers, ("residual",), rows)
 
 
 @dataclass
@@ -318,7 +324,14 @@ def _lay_out(level: str, reading: Texted, places: list[list[int]]) -> list[dict[
                 "finish_reason": reading.finish_reason,
                 "prompt_length": reading.prompt_length,
                 "n_tokens": sum(reading.is_response),
-                "rows": "all" if reading.first_position == 0 else "response",
+                "rows": reading.settings.rows,
+                "reading_key": identify_reading(
+                    ResponseSlot(
+                        reading.organism, reading.prompt_set, reading.prompt_id, reading.sample
+                    ),
+                    reading.reader,
+                    reading.settings,
+                ),
             }
         ]
     elif level == "clauses":

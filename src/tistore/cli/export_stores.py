@@ -33,7 +33,7 @@ def copy_store(
 ) -> None:
     """Copy readings into a store of their own, value for value."""
     from tistore.exchange.selection import Selection
-    from tistore.exchange.sub_store import export_store
+    from tistore.exchange.stores.sub_store import export_store
 
     selection = Selection.parse(where, layers)
     report = export_store(tistore.open(store), destination, selection, _count())
@@ -57,7 +57,7 @@ def bundle_scores(
     as_json: JsonOption = False,
 ) -> None:
     """Write token scores as a store without activations, which sql and top can ask."""
-    from tistore.exchange.score_bundle import export_scores
+    from tistore.exchange.stores.score_bundle import export_scores
 
     report = export_scores(
         tistore.open(store), destination, vector, where=where, layer=layer, progress=_count()

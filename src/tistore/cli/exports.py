@@ -16,7 +16,7 @@ from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_record, say
 
 if TYPE_CHECKING:
-    from tistore.exchange.export_files import FileFormat
+    from tistore.exchange.files.export import FileFormat
 
 app = typer.Typer(help="Write what other tools read.", no_args_is_help=True)
 export_stores.register(app)
@@ -102,7 +102,7 @@ def trait_interp(
     as_json: JsonOption = False,
 ) -> None:
     """Write responses, scores and vectors as an experiment its dashboard reads."""
-    from tistore.exchange.export_trait_interp import export_trait_interp
+    from tistore.exchange.trait_interp_export.export import export_trait_interp
 
     report = export_trait_interp(
         tistore.open(store), destination, where=where, vectors=vector or (), tell=_count()
@@ -123,7 +123,7 @@ def _export(
     component: str | None,
     format: Format,
 ) -> None:
-    from tistore.exchange.export_files import export_files
+    from tistore.exchange.files.export import export_files
     from tistore.exchange.selection import Selection
 
     selection = Selection.parse(where, layers, component)

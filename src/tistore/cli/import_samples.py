@@ -18,8 +18,8 @@ from tistore.cli.output import Format, print_rows, say
 from tistore.errors import DatasetError, StoreNotFoundError
 
 if TYPE_CHECKING:
-    from tistore.exchange.import_samples import SampleImport
-    from tistore.exchange.sample_places import Supplied
+    from tistore.exchange.samples.importing import SampleImport
+    from tistore.exchange.samples.places import Supplied
 
 _TELL_SECONDS = 5.0
 
@@ -123,7 +123,7 @@ def _make_command(each: _Format) -> Callable[..., None]:
         as_json: JsonOption = False,
     ) -> None:
         from tistore.datasets.foreign.identity import SampleIdentity
-        from tistore.exchange.sample_places import Supplied, parse_layers
+        from tistore.exchange.samples.places import Supplied, parse_layers
 
         identity = SampleIdentity(
             organism=organism,
@@ -145,7 +145,7 @@ def _make_command(each: _Format) -> Callable[..., None]:
 def _import(
     each: _Format, store: str, source: Path, supplied: Supplied, is_dry_run: bool
 ) -> SampleImport:
-    from tistore.exchange.import_samples import import_samples
+    from tistore.exchange.samples.importing import import_samples
 
     try:
         opened = tistore.open(store)

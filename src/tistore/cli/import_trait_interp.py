@@ -18,6 +18,7 @@ from tistore.schemas.site import COMPONENTS
 if TYPE_CHECKING:
     from tistore.exchange.trait_interp.seen import ImportReport
     from tistore.query.store import Store
+    from tistore.store.base import BaseStore
 
 SHOWN_REFUSALS = 20
 
@@ -84,7 +85,7 @@ def trait_interp(
     chosen = choose(format, as_json)
     if check and not dry_run and opened is not None:
         _tell(report)
-        _check(opened, experiment, chosen)
+        _check(tistore.open(store), experiment, chosen)
     else:
         is_summary = chosen is Format.TABLE
         rows: list[Any] = report.to_rows() if is_summary else [asdict(f) for f in report.files]
@@ -94,17 +95,19 @@ def trait_interp(
         raise DatasetError(f"nothing of {experiment} can be imported; the reasons are above")
 
 
-def _open(store: str, experiment: Path, *, is_dry: bool) -> Store | None:
+def _open(store: str, experiment: Path, *, is_dry: bool) -> BaseStore | None:
     """Open the store; make it, where there is an experiment to go into it."""
+    # Not `tistore.open`: questions are not asked, and what answers them takes a second to load.
     from tistore.datasets.trait_interp.experiment import open_experiment
+    from tistore.store.base import BaseStore
 
     try:
-        return tistore.open(store)
+        return BaseStore.open(store)
     except StoreNotFoundError:
         open_experiment(experiment)
         if is_dry:
             return None
-        made = tistore.create(store)
+        made = BaseStore.create(store)
         say(f"made a store at {store}")
         return made
 
@@ -129,10 +132,16 @@ def _tell(report: ImportReport) -> None:
 
 
 def _check(store: Store, experiment: Path, format: Format) -> None:
-    from tistore.exchange.trait_interp_check import check_projections
+    from tistore.exchange.trait_interp_check.check.check import check_projections, summarise_checks
 
     rows = check_projections(store, experiment)
-    print_rows([row.to_row() for row in rows], format)
+    is_summary = format is Format.TABLE
+    print_rows(summarise_checks(rows) if is_summary else [row.to_row() for row in rows], format)
+    differing = [row for row in rows if row.verdict == "differs"]
+    for row in differing[:SHOWN_REFUSALS]:
+        say(f"{row.path}: {row.reason}")
+    if len(differing) > SHOWN_REFUSALS:
+        say(f"and {len(differing) - SHOWN_REFUSALS} more; --json lists them all")
     verdicts = Counter(row.verdict for row in rows)
     say(
         f"of {len(rows)} projection files, {verdicts['agreed']} agree with the store, "

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlglot import exp
 
 from tistore.capture.layers import split_spans
-from tistore.errors import ConfigError, NotStoredError, QueryError, nearest
-from tistore.query.guard import parse_query
+from tistore.errors import ConfigError, NotStoredError, nearest
+from tistore.query.span_question import check_condition
 from tistore.query.store import Store
 from tistore.schemas.site import COMPONENTS, Component, Site
 from tistore.store.segment import Segment
-
-_TOLD_APART = ("response_id", "reader", "rows", "run_id")
-"""What SQL can say of a reading; readings that agree in all of it are picked together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +23,7 @@ class Selection:
     What is asked for, as yet of no store.
 
     Attributes:
-        where: SQL condition on the columns of `responses`; every reading when None. Where one
-            model has read a response under several capture settings, they are picked together.
+        where: SQL condition on the columns of `responses`; every reading when None.
         layers: As people write them: "20,26", "5-20"; every layer when None.
         component: The one component; every component when None.
     """
@@ -58,7 +53,7 @@ class Selection:
                     mend='write block numbers: "26", "20,26", "5-20"',
                 )
         if where is not None:
-            _check_condition(where)
+            check_condition(where)
         return cls(where, layers, component)
 
 
@@ -182,33 +177,21 @@ def select(store: Store, selection: Selection) -> Selected:
     return Selected(selection, tuple(parts), n_without_sites)
 
 
-def _check_condition(where: str) -> None:
-    """Refuse what is more, or less, than one condition."""
-    tree = parse_query(f"SELECT 1 WHERE {where}\n")
-    said = {name for name, value in tree.args.items() if value}
-    if not isinstance(tree, exp.Select) or said - {"expressions", "where", "kind"}:
-        raise QueryError(
-            f"{where!r} is more than a condition",
-            mend="write what may stand after WHERE, such as organism = 'flattery'",
-        )
-
-
-def _pick(store: Store, where: str | None) -> set[tuple[Any, ...]] | None:
+def _pick(store: Store, where: str | None) -> set[str] | None:
     """Ask which readings a condition picks; None for all of them."""
     if where is None:
         return None
-    _check_condition(where)
+    check_condition(where)
     # The line break ends a comment the condition may end with.
-    query = f"SELECT {', '.join(_TOLD_APART)} FROM responses WHERE ({where}\n)"
-    return set(store.sql(query).fetchall())
+    query = f"SELECT reading_key FROM responses WHERE ({where}\n)"
+    return {key for (key,) in store.sql(query).fetchall()}
 
 
-def _find_places(segment: Segment, picked: set[tuple[Any, ...]] | None) -> NDArray[np.int64]:
+def _find_places(segment: Segment, picked: set[str] | None) -> NDArray[np.int64]:
     if picked is None:
         return np.arange(segment.n_readings)
-    table = segment.table("responses", _TOLD_APART)
-    told = zip(*(table[name].to_pylist() for name in _TOLD_APART), strict=True)
-    return np.array([at for at, reading in enumerate(told) if reading in picked], dtype=np.int64)
+    keys = segment.table("responses", ["reading_key"])["reading_key"].to_pylist()
+    return np.array([at for at, key in enumerate(keys) if key in picked], dtype=np.int64)
 
 
 def _resolve_layers(text: str | None, segments: Sequence[Segment]) -> set[int]:

@@ -16,7 +16,7 @@ READING_COLUMNS = ("response_id", "organism", "reader", "prompt_set", "prompt_id
 """What every projectable relation says of the reading a row is of."""
 
 _RESPONSE_COLUMNS = (
-    "text", "finish_reason", "prompt_length", "n_tokens", "rows", "run_id",
+    "text", "finish_reason", "prompt_length", "n_tokens", "rows", "run_id", "reading_key",
 )  # fmt: skip
 _CLAUSE_COLUMNS = (
     "clause", "token_start", "token_end", "n_tokens", "char_start", "char_end", "text",

@@ -106,7 +106,7 @@ class SpanQuestion:
                 mend="leave the shortest length out",
             )
         if self.where is not None:
-            _check_condition(self.where)
+            check_condition(self.where)
 
     @property
     def unit(self) -> Unit:
@@ -272,7 +272,7 @@ def _indent(sql: str) -> str:
     return "\n".join(f"  {line}" for line in sql.split("\n"))
 
 
-def _check_condition(where: str) -> None:
+def check_condition(where: str) -> None:
     """Refuse what is more, or less, than one condition."""
     tree = parse_query(f"SELECT 1 WHERE {where}\n")
     parts = {name for name, value in tree.args.items() if value}

@@ -149,7 +149,10 @@ class Writer:
                 another model or prompt.
         """
         self._require_open()
-        author, eyes = self._resolve(organism), self._resolve(reader)
+        author = self._resolve(organism)
+        # The reader's name alone may be that of the organism whose record is given.
+        eyes = author if reader == author.name else self._resolve(reader)
+        author = eyes if organism == eyes.name else author
         reading = validate_reading(
             slot=ResponseSlot(author.name, prompt_set, prompt_id, sample),
             organism=author,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from dataclasses import dataclass
@@ -84,6 +85,19 @@ def test_bad_arguments_cost_nothing(tree, tmp_path, arguments, told):
     assert done.returncode == 2
     assert told in done.stderr
     assert not (tmp_path / "s").exists()
+
+
+def test_check_sums_up_how_projections_agree(tree, tmp_path):
+    done = run(tmp_path / "s", tree.experiment("december"), "--check", "--format", "csv")
+    table = run(tmp_path / "s", tree.experiment("december"), "--check")
+
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert table.returncode == 0, table.stderr
+    scores = sum(int(row["n_scores"]) for row in rows)
+    lines = [line.split() for line in table.stdout.splitlines() if " agreed " in line]
+    assert sum(int(line[2]) for line in lines) == len(rows)
+    assert sum(int(line[3]) for line in lines) == scores > 0
+    assert f"{len(rows)} agree with the store" in table.stderr
 
 
 def test_check_prints_how_projections_agree(tree, tmp_path):

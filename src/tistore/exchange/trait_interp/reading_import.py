@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tistore.capture.progress import Progress, Tally
 from tistore.datasets.trait_interp.files import ResponseFile
+from tistore.datasets.trait_interp.responses import Response
 from tistore.errors import NoRoomError, TistoreError
 from tistore.exchange.token_strings import TokenStrings
 from tistore.exchange.trait_interp.documents import ReadDocument, read_response_document
@@ -187,19 +188,12 @@ class ReadingImport:
             return
         note = None
         try:
-            if not self._knows_prompt(slot):
+            knows_prompt = self._knows_prompt(slot)
+            if not knows_prompt:
                 prompt = describe_prompt(slot.prompt_set, slot.prompt_id, response, None)
                 note = self._sink.add_prompt(prompt)
             if not self._has_activations(slot):
-                note = "no activations of it: kept as a generation, for `ingest` to read"
-                generation = Generation(
-                    slot,
-                    response.response_text,
-                    response.token_ids or None,
-                    response.prompt_length,
-                    tags=response.tags,
-                )
-                self._sink.add("generations", generation.to_row())
+                note = self._keep_generation(slot, response, knows_prompt)
             name = self._found.name(path)
             is_new = self._sink.add_source(
                 name, stamp, "response", variety=response.form, note=note
@@ -211,6 +205,20 @@ class ReadingImport:
             return
         outcome: Outcome = "imported" if is_new else "present"
         enter(self._found, path, "response", outcome, note, variety=response.form)
+
+    def _keep_generation(self, slot: ResponseSlot, response: Response, knows_prompt: bool) -> str:
+        """Keep a response without activations where `ingest` can read it; gives a note."""
+        ids, length = response.token_ids, response.prompt_length
+        if ids and not (length and length < len(ids)):
+            return "no activations of it, and its ids mark no answer: only its prompt is kept"
+        if not ids and not knows_prompt and response.form != "oldest":
+            # Its prompt has the chat template filled in, which tokenising would fill in again.
+            return "no activations and no token ids of it: only its prompt is kept"
+        generation = Generation(
+            slot, response.response_text, ids or None, length if ids else None, tags=response.tags
+        )
+        self._sink.add("generations", generation.to_row())
+        return "no activations of it: kept as a generation, for `ingest` to read"
 
     def _has_activations(self, slot: ResponseSlot) -> bool:
         if self._found.captures.get(slot):

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from tistore.errors import QueryError, StoreError, StoreExistsError, VectorMismatchError
-from tistore.exchange.copy_groups import group_parts
-from tistore.exchange.export_run import describe_run
-from tistore.exchange.log_rows import select_log_rows
 from tistore.exchange.selection import Selected, Selection, select
+from tistore.exchange.stores.copy_groups import group_parts
+from tistore.exchange.stores.export_run import describe_run
+from tistore.exchange.stores.log_rows import select_log_rows
 from tistore.query.references import Direction, resolve
 from tistore.query.scores import (
     ScoreCache,

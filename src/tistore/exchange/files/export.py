@@ -10,12 +10,12 @@ from typing import Literal, get_args
 
 from tistore.errors import ConfigError, nearest
 from tistore.exchange.destination import Destination
-from tistore.exchange.hugging_face import build_features, import_datasets, write_hugging_face
-from tistore.exchange.sample_files import name_sample, write_npy, write_safetensors
-from tistore.exchange.samples import Identities, walk_samples
+from tistore.exchange.files.hugging_face import build_features, import_datasets, write_hugging_face
+from tistore.exchange.files.one_each import name_sample, write_npy, write_safetensors
+from tistore.exchange.files.parquet import build_schema, write_parquet
+from tistore.exchange.files.samples import Identities, walk_samples
+from tistore.exchange.files.shards import SHARD_BYTES
 from tistore.exchange.selection import Selected, Selection, select
-from tistore.exchange.shards import SHARD_BYTES
-from tistore.exchange.token_parquet import build_schema, write_parquet
 from tistore.query.store import Store
 from tistore.schemas.digest import digest
 from tistore.schemas.site import Component

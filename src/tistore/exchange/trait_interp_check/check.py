@@ -24,16 +24,20 @@ from tistore.datasets.trait_interp.projections import (
     read_projections,
 )
 from tistore.errors import DatasetError
-from tistore.exchange.recomputed_scores import (
+from tistore.exchange.trait_interp.components import explain_absence, find_component
+from tistore.exchange.trait_interp_check.check.comparison import Alignment, Comparison, Unchecked
+from tistore.exchange.trait_interp_check.check.imported import (
+    ImportedFiles,
+    ImportedReading,
+    name_reading,
+)
+from tistore.exchange.trait_interp_check.check.recomputed import (
     Recomputed,
     StoredStates,
     cast_vector,
     recompute_norms,
     recompute_scores,
 )
-from tistore.exchange.score_comparison import Alignment, Comparison, Unchecked
-from tistore.exchange.trait_interp.components import explain_absence, find_component
-from tistore.exchange.trait_interp_sources import ImportedFiles, ImportedReading, name_reading
 from tistore.schemas.site import Site
 from tistore.schemas.vector import Vector
 from tistore.store.base import BaseStore
@@ -92,6 +96,38 @@ class CheckRow:
     def to_row(self) -> dict[str, Any]:
         """Lay it out for printing."""
         return asdict(self)
+
+
+def summarise_checks(rows: Sequence[CheckRow]) -> list[dict[str, Any]]:
+    """
+    Count the files of each schema by what became of them.
+
+    Returns:
+        For each schema, verdict and, where nothing was compared, reason: `schema, verdict, files,
+        scores, norms, largest_difference, tolerance, reason`; the tolerance is that of the file
+        with the largest difference.
+    """
+    groups: dict[tuple[Any, ...], list[CheckRow]] = {}
+    for row in rows:
+        reason = row.reason if row.verdict == "unchecked" else None
+        groups.setdefault((row.schema, row.verdict, reason), []).append(row)
+    summary = []
+    for (schema, verdict, reason), group in groups.items():
+        compared = [row for row in group if row.largest_difference is not None]
+        worst = max(compared, key=lambda row: row.largest_difference or 0.0, default=None)
+        summary.append(
+            {
+                "schema": schema,
+                "verdict": verdict,
+                "files": len(group),
+                "scores": sum(row.n_scores for row in group),
+                "norms": sum(row.n_norms for row in group),
+                "largest_difference": worst and worst.largest_difference,
+                "tolerance": worst and worst.tolerance,
+                "reason": reason,
+            }
+        )
+    return sorted(summary, key=lambda row: (str(row["schema"]), row["verdict"], -row["files"]))
 
 
 def check_projections(store: BaseStore, experiment_path: Path) -> list[CheckRow]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tistore.datasets.foreign.identity import METADATA_KEY, SampleIdentity
 from tistore.exchange.destination import Destination
-from tistore.exchange.samples import Sample
+from tistore.exchange.files.samples import Sample
 
 STATES = "hidden_states"
 """Name of the states, [row, layer, hidden]."""
@@ -93,7 +93,7 @@ def write_npy(
     said = json.loads(identity.to_json()) | {TOKEN_IDS: read_token_ids(sample).tolist()}
     # The JSON comes last: where it is, the states are, and the reading is done.
     with destination.write(f"{name}.json") as file:
-        file.write(json.dumps(said, ensure_ascii=False).encode())
+        file.write(json.dumps(said).encode())
 
 
 def read_token_ids(sample: Sample) -> NDArray[np.int32]:

@@ -215,6 +215,7 @@ def _identify_tokens(sample: Sample) -> dict[str, Any]:
     first, last = sample.first_position, sample.first_position + sample.tokens.num_rows
     for name, stored in _STORED.items():
         columns[name][first:last] = sample.tokens[stored].to_pylist()
+    columns["is_response"][last:] = [False] * (n_ids - last)  # what has no row is not under audit
     columns["logprobs"] = [_finite(value) for value in columns["logprobs"]]
     is_bare = {name: all(v is None for v in columns[name]) for name in ("tokens", "logprobs")}
     return {name: None if is_bare.get(name) else tuple(v) for name, v in columns.items()}

@@ -21,7 +21,7 @@ from tistore.errors import (
     KeyConflictError,
     TistoreError,
 )
-from tistore.exchange.sample_places import Place, Supplied, place_sample
+from tistore.exchange.samples.places import Place, Supplied, place_sample
 from tistore.store.base import BaseStore
 from tistore.store.writer import FLUSH_BYTES, FLUSH_SECONDS, Writer
 

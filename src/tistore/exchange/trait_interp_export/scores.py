@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tistore.exchange.selection import Selected
-from tistore.exchange.trait_interp_json import TokenScores
-from tistore.exchange.trait_interp_places import View
+from tistore.exchange.trait_interp_export.documents import TokenScores
+from tistore.exchange.trait_interp_export.places import View
 from tistore.query.store import Store
 from tistore.schemas.response import ResponseSlot
 from tistore.schemas.site import Site

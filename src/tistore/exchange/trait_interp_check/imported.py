@@ -14,8 +14,8 @@ from tistore.datasets.trait_interp.experiment import Experiment
 from tistore.datasets.trait_interp.files import Entry, ProjectionFile, ResidualFile
 from tistore.datasets.trait_interp.layout import Place, classify
 from tistore.errors import NotStoredError, nearest
-from tistore.exchange.recomputed_scores import StoredStates
 from tistore.exchange.trait_interp.past import SOURCE_FORMAT
+from tistore.exchange.trait_interp_check.check.recomputed import StoredStates
 from tistore.schemas.site import Site
 from tistore.schemas.vector import Vector
 from tistore.store.segment import Segment

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from tistore.errors import ConfigError, KeyConflictError, StoreNotFoundError
-from tistore.exchange.copy_groups import group_parts
-from tistore.exchange.export_run import describe_run
-from tistore.exchange.log_rows import select_log_rows
-from tistore.exchange.samples import PartRows
+from tistore.exchange.files.samples import PartRows
 from tistore.exchange.selection import Part, Selection, select
+from tistore.exchange.stores.copy_groups import group_parts
+from tistore.exchange.stores.export_run import describe_run
+from tistore.exchange.stores.log_rows import select_log_rows
 from tistore.query.store import Store
 from tistore.schemas.response import CaptureSettings, ResponseSlot, identify_reading
 from tistore.schemas.site import Site

@@ -12,14 +12,20 @@ from typing import Any
 from tistore.errors import AmbiguousVectorError, ConfigError, VectorMismatchError
 from tistore.exchange.destination import Destination
 from tistore.exchange.selection import Selected, Selection, select
-from tistore.exchange.torch_vector_file import encode_torch_vector
-from tistore.exchange.trait_interp_json import (
+from tistore.exchange.trait_interp_export.documents import (
     lay_out_projections,
     lay_out_response,
     lay_out_vectors,
 )
-from tistore.exchange.trait_interp_places import Places
-from tistore.exchange.trait_interp_scores import Scorer, StoredView, Stretch, divide, list_views
+from tistore.exchange.trait_interp_export.places import Places
+from tistore.exchange.trait_interp_export.scores import (
+    Scorer,
+    StoredView,
+    Stretch,
+    divide,
+    list_views,
+)
+from tistore.exchange.trait_interp_export.torch_vector import encode_torch_vector
 from tistore.query.store import Store
 from tistore.schemas.digest import digest
 from tistore.schemas.model import Model

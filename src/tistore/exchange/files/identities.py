@@ -8,8 +8,8 @@ from dataclasses import asdict
 import pyarrow as pa
 
 from tistore.datasets.foreign.identity import SampleIdentity
-from tistore.exchange.sample_files import TOKEN_IDS, read_token_ids
-from tistore.exchange.samples import Sample
+from tistore.exchange.files.one_each import TOKEN_IDS, read_token_ids
+from tistore.exchange.files.samples import Sample
 
 IDENTITY = pa.schema(
     [

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tistore.exchange.trait_interp_places import COMPONENT_NAMES, View
+from tistore.exchange.trait_interp_export.places import COMPONENT_NAMES, View
 from tistore.schemas.model import Model
 from tistore.schemas.vector import Vector
 

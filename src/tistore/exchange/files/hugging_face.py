@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from tistore.errors import ConfigError
 from tistore.exchange.destination import Destination
-from tistore.exchange.sample_files import STATES
-from tistore.exchange.sample_tables import IDENTITY, build_identity_row
-from tistore.exchange.samples import Identities, Sample, walk_samples
-from tistore.exchange.selection import Selected
-from tistore.exchange.shards import (
+from tistore.exchange.files.identities import IDENTITY, build_identity_row
+from tistore.exchange.files.one_each import STATES
+from tistore.exchange.files.parquet import Tell
+from tistore.exchange.files.samples import Identities, Sample, walk_samples
+from tistore.exchange.files.shards import (
     SHARD_BYTES,
     Shard,
     exceeds_half,
@@ -31,7 +31,7 @@ from tistore.exchange.shards import (
     require_one_width,
     split_into_shards,
 )
-from tistore.exchange.token_parquet import Tell
+from tistore.exchange.selection import Selected
 from tistore.schemas.site import Component
 
 INFO = "dataset_info.json"

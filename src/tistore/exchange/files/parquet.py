@@ -11,10 +11,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tistore.exchange.destination import Destination
-from tistore.exchange.sample_tables import IDENTITY, build_identity_row
-from tistore.exchange.samples import Identities, Sample, walk_samples
-from tistore.exchange.selection import Selected
-from tistore.exchange.shards import (
+from tistore.exchange.files.identities import IDENTITY, build_identity_row
+from tistore.exchange.files.samples import Identities, Sample, walk_samples
+from tistore.exchange.files.shards import (
     SHARD_BYTES,
     Shard,
     exceeds_half,
@@ -22,6 +21,7 @@ from tistore.exchange.shards import (
     require_one_width,
     split_into_shards,
 )
+from tistore.exchange.selection import Selected
 from tistore.schemas.site import Component
 from tistore.schemas.tables import TOKENS
 

@@ -1,0 +1,1 @@
+"""Activations of a store as files that other tools read."""

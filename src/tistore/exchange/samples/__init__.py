@@ -1,0 +1,1 @@
+"""Activations of other tools, as readings of a store."""

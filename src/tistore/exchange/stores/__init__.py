@@ -1,0 +1,1 @@
+"""Stores made of others: a part of one, or its scores alone."""

@@ -1,0 +1,1 @@
+"""An experiment's own scores beside the store's."""

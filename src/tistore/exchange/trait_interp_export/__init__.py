@@ -1,0 +1,1 @@
+"""A store as an experiment of trait-interp's."""
