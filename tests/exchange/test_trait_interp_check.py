@@ -13,18 +13,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tistore.exchange.trait_interp_check.check.check import CheckRow, check_projections
-from tistore.exchange.trait_interp_check.check.recomputed import (
+
+import tistore
+from tistore.errors import NotStoredError
+from tistore.exchange.trait_interp.run import import_experiment
+from tistore.exchange.trait_interp_check.check import CheckRow, check_projections
+from tistore.exchange.trait_interp_check.recomputed import (
     StoredStates,
     cast_vector,
     recompute_norms,
     recompute_scores,
     shown_rounding,
 )
-
-import tistore
-from tistore.errors import NotStoredError
-from tistore.exchange.trait_interp.run import import_experiment
 from tistore.schemas.site import Site
 from trait_interp_tree import Tree, build_tree, write_json
 

@@ -132,7 +132,7 @@ def _tell(report: ImportReport) -> None:
 
 
 def _check(store: Store, experiment: Path, format: Format) -> None:
-    from tistore.exchange.trait_interp_check.check.check import check_projections, summarise_checks
+    from tistore.exchange.trait_interp_check.check import check_projections, summarise_checks
 
     rows = check_projections(store, experiment)
     is_summary = format is Format.TABLE

@@ -25,13 +25,13 @@ from tistore.datasets.trait_interp.projections import (
 )
 from tistore.errors import DatasetError
 from tistore.exchange.trait_interp.components import explain_absence, find_component
-from tistore.exchange.trait_interp_check.check.comparison import Alignment, Comparison, Unchecked
-from tistore.exchange.trait_interp_check.check.imported import (
+from tistore.exchange.trait_interp_check.comparison import Alignment, Comparison, Unchecked
+from tistore.exchange.trait_interp_check.imported import (
     ImportedFiles,
     ImportedReading,
     name_reading,
 )
-from tistore.exchange.trait_interp_check.check.recomputed import (
+from tistore.exchange.trait_interp_check.recomputed import (
     Recomputed,
     StoredStates,
     cast_vector,

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tistore.datasets.trait_interp.projections import Halves
-from tistore.exchange.trait_interp_check.check.imported import ImportedReading
-from tistore.exchange.trait_interp_check.check.recomputed import Recomputed, shown_rounding
+from tistore.exchange.trait_interp_check.imported import ImportedReading
+from tistore.exchange.trait_interp_check.recomputed import Recomputed, shown_rounding
 
 
 class Unchecked(Exception):

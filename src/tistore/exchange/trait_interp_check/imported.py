@@ -15,7 +15,7 @@ from tistore.datasets.trait_interp.files import Entry, ProjectionFile, ResidualF
 from tistore.datasets.trait_interp.layout import Place, classify
 from tistore.errors import NotStoredError, nearest
 from tistore.exchange.trait_interp.past import SOURCE_FORMAT
-from tistore.exchange.trait_interp_check.check.recomputed import StoredStates
+from tistore.exchange.trait_interp_check.recomputed import StoredStates
 from tistore.schemas.site import Site
 from tistore.schemas.vector import Vector
 from tistore.store.segment import Segment
