@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from example_readings import make_reading
@@ -45,6 +48,33 @@ def test_no_room_is_seen_before_anything_is_written(store, monkeypatch):
     monkeypatch.undo()
     writer.commit()
     assert store.info().readings == 1
+
+
+def test_a_write_that_fails_leaves_no_threads_behind(store, monkeypatch):
+    """Left to the garbage collector they would be waited for at any moment, even a deadly one."""
+    written = os.write
+    calls = []
+
+    def fill_up(descriptor, data):
+        calls.append(len(data))
+        if len(data) > 100_000:  # a chunk of activations, not the first file
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(descriptor, data)
+
+    writer = store.writer()
+    big = np.random.default_rng(0).standard_normal((400, 2, 512)).astype(np.float16)
+    writer.add(**make_reading(token_ids=list(range(400)), prompt_length=0, tokens=None,
+                              activations={"residual": big}))  # fmt: skip
+    before = set(threading.enumerate())
+    monkeypatch.setattr("tistore.store.files.os.write", fill_up)
+
+    with pytest.raises(NoRoomError) as failure:
+        writer.commit()
+
+    assert set(threading.enumerate()) == before
+    assert failure.value.__traceback__  # which holds on to all that was under way
+    monkeypatch.undo()
+    writer.commit()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")

@@ -17,18 +17,16 @@ from tistore.schemas.site import Component, Site
 from tistore.schemas.tables import CLAUSES, RESPONSES, TOKENS
 from tistore.store.files import FileRecord, Files
 from tistore.store.layout import (
-    array_folder,
     bundled_score_path,
     folder_of,
     mean_array,
     norm_array,
     segment_folder,
-    table_path,
 )
 from tistore.store.score_files import encode_scores
 from tistore.store.segment import Segment
-from tistore.store.shards import METADATA, ArraySource, encode_metadata, encode_shard
-from tistore.store.tables import encode_table
+from tistore.store.segment_writer import write_array, write_encoded
+from tistore.store.shards import ArraySource
 
 Ids = NDArray[np.int64]
 ScoreColumns = Mapping[str, NDArray[np.float32]]
@@ -143,12 +141,12 @@ def _write(files: Files, segment: str, copy: SegmentCopy) -> dict[str, Any]:
         "layers": list(copy.layers),
         "components": list(copy.components),
         "arrays": {
-            name: _write_array(files, segment, name, source)
+            name: write_array(files, segment, name, source)
             for component in copy.components
             for name, source in _list_arrays(copy, component).items()
         },
         "tables": {
-            name: _write_table(files, segment, name, table)
+            name: write_encoded(files, segment, name, table)
             for name, table in _build_tables(copy).items()
         },
     }
@@ -296,19 +294,3 @@ def _number(table: pa.Table, extract: Extract, n_before: int) -> pa.Table:
     reading = np.searchsorted(extract.places, table["reading"].to_numpy()) + n_before
     place = table.schema.get_field_index("reading")
     return table.set_column(place, table.schema.field(place), pa.array(reading, pa.int32()))
-
-
-def _write_table(files: Files, segment: str, name: str, table: pa.Table) -> dict[str, Any]:
-    record = files.write_new(table_path(segment, name), [encode_table(table)])
-    return {**record.to_json(), "rows": table.num_rows}
-
-
-def _write_array(files: Files, segment: str, name: str, source: ArraySource) -> dict[str, Any]:
-    folder = array_folder(segment, name)
-    records = [files.write_new(f"{folder}/{METADATA}", [encode_metadata(source)])]
-    if source.shard_name is not None:
-        records.append(files.write_new(f"{folder}/{source.shard_name}", encode_shard(source)))
-    entry = {"shape": list(source.shape), "files": [record.to_json() for record in records]}
-    if "exponents" in source.attributes:
-        entry["exponents"] = source.attributes["exponents"]
-    return entry

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -61,7 +62,7 @@ def write_table(
     files: Files, segment: str, name: str, rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Write rows of a log table; the caller syncs the folder. Returns the commit entry."""
-    return _write_encoded(files, segment, name, build_table(LOG_TABLES[name], rows, name))
+    return write_encoded(files, segment, name, build_table(LOG_TABLES[name], rows, name))
 
 
 def list_files(entry: Mapping[str, Any]) -> list[FileRecord]:
@@ -72,7 +73,8 @@ def list_files(entry: Mapping[str, Any]) -> list[FileRecord]:
     return [FileRecord.from_json(record) for record in listed]
 
 
-def _write_encoded(files: Files, segment: str, name: str, table: pa.Table) -> dict[str, Any]:
+def write_encoded(files: Files, segment: str, name: str, table: pa.Table) -> dict[str, Any]:
+    """Write a table; the caller syncs the folder. Gives its entry."""
     record = files.write_new(table_path(segment, name), [encode_table(table)])
     return {**record.to_json(), "rows": table.num_rows}
 
@@ -109,7 +111,7 @@ def _write_component(
         norm_array(component): _in_memory(norms, ("token", "layer"), common),
         mean_array(component): _in_memory(means, ("response", "layer", "hidden"), common),
     }
-    return {name: _write_array(files, segment, name, source) for name, source in sources.items()}
+    return {name: write_array(files, segment, name, source) for name, source in sources.items()}
 
 
 def _in_memory(
@@ -139,11 +141,15 @@ def _gather(
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _write_array(files: Files, segment: str, name: str, source: ArraySource) -> dict[str, Any]:
+def write_array(files: Files, segment: str, name: str, source: ArraySource) -> dict[str, Any]:
+    """Write an array's metadata and its shard; the caller syncs the folders. Gives its entry."""
     folder = array_folder(segment, name)
     records = [files.write_new(f"{folder}/{METADATA}", [encode_metadata(source)])]
     if source.shard_name is not None:
-        records.append(files.write_new(f"{folder}/{source.shard_name}", encode_shard(source)))
+        # Closed here, whatever happens: left to the garbage collector, it would wait for its
+        # threads at any moment, such as while another is being started.
+        with closing(encode_shard(source)) as pieces:
+            records.append(files.write_new(f"{folder}/{source.shard_name}", pieces))
     entry = {"shape": list(source.shape), "files": [record.to_json() for record in records]}
     if "exponents" in source.attributes:
         entry["exponents"] = source.attributes["exponents"]
@@ -158,7 +164,7 @@ def _write_tables(
         "tokens": _token_table(readings),
         "clauses": build_table(CLAUSES, _clause_rows(readings), "clauses"),
     }
-    return {name: _write_encoded(files, segment, name, tables[name]) for name in SEGMENT_TABLES}
+    return {name: write_encoded(files, segment, name, tables[name]) for name in SEGMENT_TABLES}
 
 
 def _response_rows(readings: Sequence[Reading], starts: NDArray[np.int64]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import json
 import os
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -107,11 +107,12 @@ def encode_metadata(source: ArraySource) -> bytes:
     return json.dumps(content, indent=1).encode()
 
 
-def encode_shard(source: ArraySource) -> Iterator[bytes]:
+def encode_shard(source: ArraySource) -> Generator[bytes]:
     """
     Encode an array as its shard, piece by piece: every chunk, then the index.
 
-    Chunks are compressed side by side; only a few are in memory at a time.
+    Chunks are compressed side by side; only a few are in memory at a time. It has threads: close
+    it when it is not used up.
     """
     n_rows, n_layers = source.chunk_rows, source.shape[1]
     places = [(row, layer) for layer in range(n_layers) for row in range(n_rows)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -30,12 +30,12 @@ def read_ahead(
     measure: Callable[[Item], int] = lambda item: 0,
     in_flight_bytes: int = IN_FLIGHT_BYTES,
     workers: int | None = None,
-) -> Iterator[tuple[Item, Read]]:
+) -> Generator[tuple[Item, Read]]:
     """
     Read items on threads; yield each with what was read, in their order.
 
     An item larger than what may be in flight is read alone. What `read` raises is raised here,
-    at the item's turn. Stopped early, it waits for reads under way and starts no more.
+    at the item's turn. Closed early, it waits for reads under way and starts no more.
 
     Args:
         items: What to read.

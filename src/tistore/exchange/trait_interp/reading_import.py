@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from tistore.capture.progress import Progress, Tally
@@ -83,14 +84,15 @@ class ReadingImport:
         loading = read_ahead(
             self._found.readings, load, measure=lambda planned: planned.value_bytes
         )
-        for planned, loaded in loading:
-            self._check()
-            if isinstance(loaded, TistoreError):
-                self._refuse_reading(planned, explain(loaded, planned.file.path))
-            else:
-                self._import_reading(loaded)
-            self.n_done += 1
-            self._tell()
+        with closing(loading):
+            for planned, loaded in loading:
+                self._check()
+                if isinstance(loaded, TistoreError):
+                    self._refuse_reading(planned, explain(loaded, planned.file.path))
+                else:
+                    self._import_reading(loaded)
+                self.n_done += 1
+                self._tell()
 
     def import_documents(self) -> None:
         """Import the JSON of responses that no raw file was imported with."""

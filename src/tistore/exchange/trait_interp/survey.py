@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,9 @@ def survey(store: BaseStore | None, path: Path, options: ImportOptions) -> Surve
     groups = group_files(files, roster, experiment.path)
     _find_prompt_sets(found, groups)
     pairing = Pairing(roster, options, store.stored_response if store else lambda slot: None)
-    for group, verdicts in read_ahead(groups, lambda group: _judge(found, pairing, group)):
-        _enter(found, group, verdicts)
+    with closing(read_ahead(groups, lambda group: _judge(found, pairing, group))) as judged:
+        for group, verdicts in judged:
+            _enter(found, group, verdicts)
     found.readings.sort(key=lambda reading: reading.shape)
     return found
 
