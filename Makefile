@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/tistore demo
 
 test: $(READY)
-	$(BIN)/pytest --numprocesses auto --dist worksteal
+	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -50,7 +50,9 @@ def test_every_cache_command_is_in_the_readme(name):
 @pytest.mark.parametrize("way", ["import", "export"])
 def test_every_format_that_comes_in_or_goes_out_is_in_the_readme(way):
     app = {"import": imports, "export": exports}[way]
-    listed = next(line for line in README.splitlines() if line.startswith(f"| `tistore {way} "))
+    listed = next(
+        line for line in README.splitlines() if line.startswith(f"| `tistore {way} FORMAT")
+    )
 
     assert set(re.findall(r"`([a-z-]+)`", listed)) == set(names(app.registered_commands))
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 import tistore
+from tistore.capture.config import read_config
+from tistore.capture.run import ingest
 
 # The writer commits after every reading, so that a kill finds commits to interrupt.
 INGEST = """
@@ -77,7 +79,7 @@ def test_a_run_killed_again_and_again_equals_an_uninterrupted_one(workplace, tmp
     config = workplace / "killed.toml"
     config.write_text(CONFIG)
     whole, killed = tmp_path / "whole.tistore", tmp_path / "killed.tistore"
-    assert start(whole, config).wait() == 0
+    ingest(tistore.create(whole), read_config(config))
     rng = random.Random(0)
 
     kills = 0

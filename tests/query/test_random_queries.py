@@ -26,7 +26,7 @@ from .query_grammar import queries
 from .query_spelling import spell_asked, spell_told
 from .random_stores import COLUMNS, POINTINGS, RELATIONS, SHAPES, RandomStore, build
 
-EXAMPLES = int(os.environ.get("TISTORE_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("TISTORE_EXAMPLES", "250"))
 """How many queries are tried; set the variable to try thousands."""
 
 MOST_ROWS = 2000
