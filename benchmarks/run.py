@@ -1,7 +1,7 @@
 """
 Side by side in one run: the store, what people do today, other formats, and the machine's limits.
 
-    make bench                          # everything, about five minutes and 12 GB of disk
+    make bench                          # everything, about seven minutes and 12 GB of disk
     .venv/bin/python benchmarks/run.py --only warm rank --gigabytes 0.5
 
 All contenders read the same generated activations. Each figure is the median over interleaved
