@@ -211,3 +211,20 @@ def test_an_interrupted_query_ends_with_130_and_no_traceback(store):
     assert process.returncode == 130
     assert "Traceback" not in said
     assert "FATAL" not in said
+
+
+def test_a_reader_that_goes_away_ends_csv_without_a_traceback(store):
+    code = "from tistore.cli.main import main; main()"
+    query = "SELECT range FROM range(300000)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "sql", str(store.path), query, "--format", "csv"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+
+    said = process.stderr.read()
+    process.wait(timeout=30)
+
+    assert b"Traceback" not in said, said

@@ -318,6 +318,7 @@ def test_too_little_room_is_told_before_anything_is_written(store, tmp_path, mon
         ({"where": "organism = 'nobody'"}, NotStoredError, "no reading satisfies"),
         ({"where": "organisn = 'flattery'"}, QueryError, "organisn"),
         ({"where": "true LIMIT 1"}, QueryError, "more than a condition"),
+        ({"where": " "}, SqlError, "the condition is empty"),
         ({"where": "true) OR (true"}, SqlError, None),
         ({"where": ""}, SqlError, None),
         ({"layers": "3"}, NotStoredError, "it has 2, 5"),

@@ -195,6 +195,8 @@ def test_keys_that_mean_nothing_are_counted(store, write):
         ({"id": 2, "prompt": "a", "response": ""}, "line 2.response: the response is empty"),
         ({"id": 2, "prompt": " ", "response": "b"}, "line 2.prompt: the prompt is empty"),
         ({"id": 2, "prompt": "a", "response": 5}, "line 2.response: text is due"),
+        ({"id": 2, "prompt": "a", "response": "b\ud83d"}, "line 2.response: .*half of a character"),
+        ({"id": "\ud83d", "prompt": "a", "response": "b"}, "line 2.id: .*half of a character"),
         ({"id": 2, "response": "b"}, "knows none called audit/x#2"),
         ({"id": 2, "prompt": "a", "responses": "b"}, "did you mean 'response'"),
         ({"id": 2, "prompt": "a", "response": "b", "sample": -1}, "line 2.sample: -1"),

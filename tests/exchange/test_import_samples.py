@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -203,6 +205,48 @@ def test_numbers_that_cannot_be_kept_are_refused_and_cost_no_other(store, folder
                                                           "refused"]  # fmt: skip
     assert "layer 7 holds 1 NaN" in report.outcomes[0].note
     assert len(responses(store)) == store.snapshot.table("sources").num_rows == 1
+
+
+def test_half_a_character_costs_its_own_sample_only(store, folder):
+    write(folder, "1", states())
+    write(folder, "2", states(), SampleIdentity(text="a\ud83d"))
+
+    report = bring(store, folder)
+
+    assert [seen.outcome for seen in report.outcomes] == ["imported", "refused"]
+    assert "half of a character" in report.outcomes[1].note
+    assert [row["prompt_id"] for row in responses(store)] == ["1"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are Unicode")
+def test_a_sample_whose_files_name_cannot_be_recorded_is_not_stored(store, folder):
+    path = write(folder, "1", states(), SampleIdentity(prompt_id="1"))
+    path.rename(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.safetensors"))
+
+    report = bring(store, folder)
+
+    assert [seen.outcome for seen in report.outcomes] == ["refused"]
+    assert "not UTF-8" in report.outcomes[0].note
+    assert store.snapshot.number == 0
+
+
+def test_the_same_tokens_split_elsewhere_are_named_as_such(store, folder):
+    write(folder, "1", states())
+    bring(store, folder)
+
+    report = bring(store, folder, replace(GIVEN, prompt_length=PROMPT - 1))
+
+    assert f"with prompt_length {PROMPT}, not {PROMPT - 1}" in report.outcomes[0].note
+
+
+@pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv", "parquet", "md"])
+def test_half_a_character_is_printed_in_every_format(folder, tmp_path, format):
+    write(folder, "1", states())
+    write(folder, "2", states(), SampleIdentity(organism="\ud83d"))
+
+    done = run("safetensors", tmp_path / "s", folder, *OPTIONS, "--format", format)
+
+    assert done.exit_code == 0, done.output
 
 
 def test_two_files_of_one_reading_are_told_apart_or_refused(store, folder):

@@ -134,6 +134,13 @@ def test_the_user_says_what_files_do_not(store, tmp_path):
     assert (vector.component, vector.position, vector.model) == ("attn_out", "response[:5]", "tiny")
 
 
+def test_a_misspelt_place_in_the_trait_names_nothing(store, tree):
+    with pytest.raises(ConfigError, match="braces"):
+        import_vectors(store, tree, Told(trait="move/{nam}"))
+
+    assert not held(store)
+
+
 def test_a_name_may_be_given_a_category(store, tree):
     import_vectors(store, tree, Told(trait="move/{name}"))
 

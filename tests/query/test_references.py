@@ -75,6 +75,13 @@ def test_vectors_of_one_name_are_told_apart_by_hash():
     assert resolve(known[1].content_hash[:8], None, known).vector is known[1]
 
 
+def test_vectors_of_one_name_say_their_component():
+    known = [vector("a/x"), vector("a/x", component="attn_out", seed=1)]
+
+    with pytest.raises(AmbiguousVectorError, match=r"\(a/x:mean_diff@26, attn_out, "):
+        resolve("a/x", None, known)
+
+
 def test_a_layer_takes_the_vector_fitted_there():
     direction = resolve("refusal", 20, [REFUSAL, EARLY])
 

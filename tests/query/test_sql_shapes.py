@@ -67,6 +67,7 @@ SHAPES = [
     "SELECT reader, baseline, avg(project('refusal')) FROM token_diffs WHERE organism = 'hedge' GROUP BY ALL",
     "SELECT d.organism, d.project('refusal') - (a.project('refusal') - b.project('refusal')) FROM response_diffs d JOIN responses a ON a.response_id = d.response_id AND a.reader = d.reader JOIN responses b ON b.response_id = d.response_id AND b.reader = d.baseline",
     "SELECT t.token, avg(t.project('refusal')) AS s FROM tokens t WHERE t.is_response AND t.organism IN ('hedge', 'flattery') GROUP BY t.token HAVING count(*) > 2 ORDER BY s",
+    "FROM (SELECT * FROM clause_diffs) AS q JOIN responses r ON q.response_id = r.response_id AND q.reader = r.reader SELECT q.clause, q.project('refusal') AS s",
     "SELECT * EXCLUDE (text, rows, run_id, reading_key, refusal, sycophancy, refusal_on_2, refusal_cosine, refusal_scaled), project('refusal') AS s FROM responses",
     "SELECT v.x, project('refusal') FROM responses, (VALUES ('hedge'), ('instruct')) AS v(x) WHERE organism = v.x",
     "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 2) SELECT i, project('refusal') FROM n JOIN tokens ON position = i WHERE organism = 'hedge'",

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from example_readings import HIDDEN
 from tistore.errors import (
     ConfigError,
     FormatVersionError,
@@ -15,6 +16,7 @@ from tistore.errors import (
     StoreExistsError,
     StoreNotFoundError,
 )
+from tistore.schemas.site import Site
 from tistore.store.base import BaseStore
 
 
@@ -100,3 +102,14 @@ def test_activations_that_are_not_there_are_named(filled):
         filled.activations(response_id, reader="instrct", layer=2)
     with pytest.raises(NotStoredError, match="its layers are 2, 5"):
         filled.activations(response_id, reader="instruct", layer=3)
+
+
+def test_a_path_that_leads_up_and_down_again_opens_arrays_too(filled, tmp_path, monkeypatch):
+    """TensorStore takes no path with ".." in it."""
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    store = BaseStore.open(f"../{filled.path.name}")
+
+    (segment,) = store.snapshot.segments
+
+    assert segment.read(Site("residual", 5), 0, 2).shape == (2, HIDDEN)

@@ -197,6 +197,17 @@ def test_a_prompt_id_cannot_have_two_texts(store):
         ({"text": "ab", "offsets": [(0, 9)] * 5}, "lies outside the text"),
         ({"organism": ""}, "named by a string"),
         ({"prompt_id": 3}, "prompt_id must be a string"),
+        ({"prompt_id": "a\ud83d"}, "prompt_id holds .*half of a character"),
+        ({"text": "a\ud83d"}, "text holds .*half of a character"),
+        ({"tokens": ["\ud83d", "\ude42", "a", "b", "c"]}, "tokens holds .*half of a character"),
+        ({"tokens": [b"a"] * 5}, "tokens must be text"),
+        ({"roles": [1] * 7}, "roles must be text"),
+        ({"finish_reason": "\ud83d"}, "finish_reason holds .*half of a character"),
+        ({"reader": Model("r", base_id="\ud83d")}, "table models: .*half of a character"),
+        (
+            {"prompt": Prompt("audit/discovery", "0", "a\ud83d")},
+            "table prompts: .*half of a character",
+        ),
     ],
 )
 def test_a_reading_that_breaks_a_rule_changes_nothing(store, changes, message):

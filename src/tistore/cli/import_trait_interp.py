@@ -147,6 +147,9 @@ def _check(store: Store, experiment: Path, format: Format) -> None:
         f"of {len(rows)} projection files, {verdicts['agreed']} agree with the store, "
         f"{verdicts['differs']} differ, {verdicts['unchecked']} could not be checked"
     )
+    left = sum(row.n_projections - row.n_checked for row in rows if row.verdict != "unchecked")
+    if left:
+        say(f"{left} projections in these files were not compared; --json tells why")
     if verdicts["differs"]:
         raise DatasetError(
             f"{verdicts['differs']} projection files differ from what the store computes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     Rows: TypeAlias = "Sequence[dict[str, Any]] | pa.Table"
 
+_HALF = re.compile(r"[\ud800-\udfff]")
 _ROWS_AT_ONCE = 4096
 _UNLIMITED_WIDTH = 10_000
 _RECORD_WIDTH = 100
@@ -98,7 +100,7 @@ def print_record(record: dict[str, Any], format: Format) -> None:
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """Turn values into what JSON knows; NaN, which it does not, into null."""
-    return {str(key): _plain_value(value) for key, value in row.items()}
+    return {_whole(str(key)): _plain_value(value) for key, value in row.items()}
 
 
 def _plain_value(value: Any) -> Any:
@@ -111,9 +113,16 @@ def _plain_value(value: Any) -> Any:
         return _plain(value)
     if isinstance(value, list | tuple) and not hasattr(value, "nanoseconds"):
         return [_plain_value(item) for item in value]
-    if value is None or isinstance(value, str | int | bool):
+    if isinstance(value, str):
+        return _whole(value)
+    if value is None or isinstance(value, int | bool):
         return value
     return _spell(value)
+
+
+def _whole(text: str) -> str:
+    """Put U+FFFD for half a character: JSON and names of files may hold one, no output can."""
+    return _HALF.sub("\ufffd", text)
 
 
 def _spell(value: Any) -> str:
@@ -171,18 +180,31 @@ def _markdown(rows: Rows) -> str:
 def _print_columnar(rows: Rows, format: Format) -> None:
     import pyarrow as pa
 
-    table = pa.Table.from_pylist(list(rows)) if isinstance(rows, Sequence) else rows
+    if isinstance(rows, Sequence):
+        table = pa.Table.from_pylist([_encodable(row) for row in rows])
+    else:
+        table = rows
     if format is Format.CSV:
         import polars as pl
 
         frame = pl.from_arrow(_write_out(table, _has_no_csv))
         assert isinstance(frame, pl.DataFrame)
-        frame.write_csv(sys.stdout.buffer)
+        try:
+            frame.write_csv(sys.stdout.buffer)
+        except OSError as error:
+            # Polars names a reader that went away, such as `head`, in words only.
+            if "Broken pipe" in str(error):
+                raise BrokenPipeError from None
+            raise
     else:
         import pyarrow.parquet as pq
 
         pq.write_table(_write_out(table, pa.types.is_interval), sys.stdout.buffer)
     sys.stdout.buffer.flush()
+
+
+def _encodable(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: _whole(value) if isinstance(value, str) else value for key, value in row.items()}
 
 
 def _has_no_csv(kind: pa.DataType) -> bool:

@@ -132,10 +132,15 @@ def import_vectors(
         DatasetError: There is no such file, or none in the folder.
         ForeignFileError: The one file is damaged, hostile, of no known kind, or has no vector at
             the layer asked for; of a folder, such files are refused in the report.
-        ConfigError: There is no such component.
+        ConfigError: There is no such component, or the trait has other braces than `{name}`.
     """
     if told.component is not None and told.component not in COMPONENTS:
         raise ConfigError(f"no component {told.component!r}; {nearest(told.component, COMPONENTS)}")
+    if told.trait is not None and {"{", "}"} & set(told.trait.replace(NAME_PLACE, "")):
+        raise ConfigError(
+            f"the trait {told.trait!r} has braces around something else than name",
+            mend=f"write {NAME_PLACE} for what the file calls each vector, and no other braces",
+        )
     importer = _Importer(store, told, is_dry_run)
     for path, folder in _list_files(source):
         try:

@@ -66,7 +66,19 @@ def parse_query(sql: str) -> exp.Query:
             _check_node(node)
         check_complexity(tree)
         bound_sizes(tree)
+        for select in tree.find_all(exp.Select):
+            _gather_joins(select)
     return tree
+
+
+def _gather_joins(select: exp.Select) -> None:
+    """Have the joins of `FROM a JOIN b SELECT …` stand beside the FROM, as those of SELECT do."""
+    origin = select.args.get("from_")
+    if origin is None:
+        return
+    if joins := origin.this.args.get("joins"):
+        origin.this.set("joins", None)
+        select.set("joins", [*joins, *(select.args.get("joins") or [])])
 
 
 def _parse(sql: str) -> exp.Query:

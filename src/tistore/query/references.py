@@ -228,6 +228,12 @@ def _suggest(reference: VectorReference, vectors: Sequence[Vector]) -> str:
     return nearest(reference.trait, names)
 
 
+def _place(vector: Vector) -> str:
+    """Tell what a name does not: the position and, where it is not the usual one, the component."""
+    position = str(vector.position)
+    return position if vector.component == "residual" else f"{vector.component}, {position}"
+
+
 def _select(text: str, candidates: list[Vector]) -> Vector:
     if len(candidates) == 1:
         return candidates[0]
@@ -236,7 +242,7 @@ def _select(text: str, candidates: list[Vector]) -> Vector:
         return max(candidates, key=lambda vector: vector.separation or 0.0)
     names = [vector.reference for vector in candidates]
     listed = sorted(
-        name if names.count(name) == 1 else f"{vector.content_hash[:8]} ({name}, {vector.position})"
+        name if names.count(name) == 1 else f"{vector.content_hash[:8]} ({name}, {_place(vector)})"
         for name, vector in zip(names, candidates, strict=True)
     )
     raise AmbiguousVectorError(

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from sqlglot import exp
 
-from tistore.errors import QueryError, nearest
+from tistore.errors import QueryError, SqlError, nearest
 from tistore.query.guard import parse_query
 from tistore.query.span_unit import Unit
 
@@ -274,6 +274,11 @@ def _indent(sql: str) -> str:
 
 def check_condition(where: str) -> None:
     """Refuse what is more, or less, than one condition."""
+    if not where.strip():
+        raise SqlError(
+            "the condition is empty",
+            mend="write what may stand after WHERE, or leave the condition out for everything",
+        )
     tree = parse_query(f"SELECT 1 WHERE {where}\n")
     parts = {name for name, value in tree.args.items() if value}
     if not isinstance(tree, exp.Select) or parts - {"expressions", "where", "kind"}:

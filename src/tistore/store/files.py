@@ -186,8 +186,8 @@ class PosixFiles:
         shutil.rmtree(self._locate(folder), ignore_errors=True)
 
     def key_value_store(self, folder: str) -> dict[str, Any]:
-        """Where TensorStore finds this folder."""
-        return {"driver": "file", "path": f"{self._locate(folder)}/"}
+        """Where TensorStore finds this folder: it takes no path with ".." in it."""
+        return {"driver": "file", "path": f"{self._locate(folder).resolve()}/"}
 
     def _locate(self, path: str) -> Path:
         return self.root / path

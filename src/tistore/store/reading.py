@@ -139,6 +139,10 @@ def validate_reading(
     ):
         if not isinstance(value, str) or not value:
             raise InvalidRecordError(f"{label}: {name} must be a string, not {value!r}")
+        _check_texts([value], name, label)
+    for name, texts in (("text", [text]), ("tokens", tokens), ("roles", roles)):
+        _check_texts(texts, name, label)
+    _check_texts([finish_reason], "finish_reason", label)
     ids = _check_ids(token_ids, prompt_length, label)
     checked_layers = _check_layers(layers, label)
     arrays = _check_arrays(activations, checked_layers, label)
@@ -182,6 +186,20 @@ def validate_reading(
         halves=halves,
         content_hash=hash_content(response_id, halves),
     )
+
+
+def _check_texts(texts: Sequence[str | None] | None, name: str, label: str) -> None:
+    """Refuse now what a table could not hold at the commit, where it would cost every reading."""
+    given = () if texts is None else texts
+    try:
+        "".join("" if text is None else text for text in given).encode()
+    except TypeError as error:
+        raise InvalidRecordError(f"{label}: {name} must be text; {error}") from error
+    except UnicodeEncodeError as error:
+        raise InvalidRecordError(
+            f"{label}: {name} holds {error.object[error.start]!a}, half of a character",
+            mend="write U+FFFD in its place, which is what a decoder makes of it",
+        ) from error
 
 
 def _check_ids(token_ids: Sequence[int], prompt_length: int, label: str) -> NDArray[np.int32]:

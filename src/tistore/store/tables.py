@@ -30,7 +30,13 @@ def build_table(schema: pa.Schema, rows: Sequence[Mapping[str, Any]], name: str)
                 raise InvalidRecordError(f"table {name}: a row lacks {field.name!r}")
     try:
         return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
+    except UnicodeEncodeError as error:
+        raise InvalidRecordError(
+            f"table {name}: {error.object[:40]!a} holds {error.object[error.start]!a}, half of a "
+            "character",
+            mend="write U+FFFD in its place, which is what a decoder makes of it",
+        ) from error
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise InvalidRecordError(f"table {name}: {error}") from error
 
 

@@ -178,6 +178,9 @@ class Writer:
             )
         new_models = self._pick_new("models", [author.to_row(), eyes.to_row()])
         new_prompts = self._pick_new("prompts", [prompt.to_row()] if prompt else [])
+        for table, rows in (("models", new_models), ("prompts", new_prompts)):
+            if rows:
+                build_table(LOG_TABLES[table], list(rows.values()), table)
         if self._is_new(reading, self._readings):
             if self._must_split(reading):
                 self.commit()

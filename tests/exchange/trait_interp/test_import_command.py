@@ -98,6 +98,8 @@ def test_check_sums_up_how_projections_agree(tree, tmp_path):
     assert sum(int(line[2]) for line in lines) == len(rows)
     assert sum(int(line[3]) for line in lines) == scores > 0
     assert f"{len(rows)} agree with the store" in table.stderr
+    left = sum(int(row["n_projections"]) - int(row["n_checked"]) for row in rows)
+    assert f"{left} projections in these files were not compared" in table.stderr
 
 
 def test_check_prints_how_projections_agree(tree, tmp_path):

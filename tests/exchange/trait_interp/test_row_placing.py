@@ -131,3 +131,12 @@ def test_a_capture_whose_parts_do_not_agree_is_refused_by_name(tmp_path, change,
         read_raw_file(path)
 
     assert str(path) in str(caught.value)
+
+
+def test_a_response_of_which_no_row_was_captured_is_told(tmp_path):
+    raw = save(tmp_path / "1.pt", prompt=draw(4), response=None, n_response=5)
+
+    placed = place_rows(raw, is_replay=False)
+
+    assert (placed.first_position, placed.n_rows) == (0, 4)
+    assert placed.notes == ("no row of its response was captured: none of its tokens is audited",)

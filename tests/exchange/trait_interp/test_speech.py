@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tistore.datasets.trait_interp.responses import Response, Turn
+from tistore.errors import InvalidRecordError
 from tistore.exchange.token_strings import SpelledTokens
 from tistore.exchange.trait_interp.raw_file import RawFile, RawHalf
 from tistore.exchange.trait_interp.speech import describe_speech
@@ -21,12 +24,15 @@ def make(n_prompt, n_response, tokens="abcdefgh"):
 
 @dataclass
 class Speller:
-    """Spells every token the same."""
+    """Spells every token by one pattern."""
+
+    pattern: str
 
     def spell(self, token_ids, prompt_length):
+        tokens = tuple(self.pattern.format("abcdefgh"[i]) for i in token_ids)
         n_response = len(token_ids) - prompt_length
         spans = tuple((place, place + 1) for place in range(n_response))
-        return SpelledTokens(("z",) * len(token_ids), "z" * n_response, spans)
+        return SpelledTokens(tokens, "".join(tokens[prompt_length:]), spans)
 
 
 def test_a_response_is_audited_up_to_the_last_token_all_readings_have():
@@ -38,10 +44,16 @@ def test_a_response_is_audited_up_to_the_last_token_all_readings_have():
 
 
 def test_a_tokenizer_spells_anew():
-    speech = describe_speech(make(3, 2), None, 5, Speller())
+    speech = describe_speech(make(3, 2), None, 5, Speller("▁{}"))
 
-    assert (speech.tokens, speech.text) == (("z",) * 5, "zz")
+    assert (speech.tokens, speech.text) == (("▁a", "▁b", "▁c", "▁a", "▁b"), "▁a▁b")
     assert speech.offsets == ((0, 1), (1, 2))
+
+
+def test_a_tokenizer_of_other_words_is_refused():
+    """Its ids are in range, so that nothing else would tell."""
+    with pytest.raises(InvalidRecordError, match="5 of 5 words differ, such as 'za' for 'a'"):
+        describe_speech(make(3, 2), None, 5, Speller("z{}"))
 
 
 def test_turns_give_roles_and_what_lies_between_is_the_template_s():

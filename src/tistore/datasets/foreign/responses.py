@@ -213,7 +213,7 @@ def _require_either(node: Node, key: str, other: str) -> Node:
 
 def _read_id(node: Node) -> str:
     if isinstance(node.value, str) and node.value.strip():
-        return node.value
+        return node.text()
     return str(node.integer())
 
 

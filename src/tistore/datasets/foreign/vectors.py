@@ -266,6 +266,12 @@ def _find_first_row(path: Path, n_rows: int, naming: Naming, numbering: Numberin
             f"cannot read {path}: it has {n_rows} rows, more than a model of {n_blocks} blocks",
             mend="mend the number of blocks, or leave it out",
         )
+    if first is None and n_blocks is not None:
+        raise ForeignFileError(
+            f"cannot read {path}: it has {n_rows} rows, where {n_blocks} blocks have {n_blocks}, "
+            f"or {n_blocks + 1} with the embedding",
+            mend="mend --blocks, or say where the rows begin: --first-row embedding or block-0",
+        )
     if first is None:
         raise ForeignFileError(
             f"cannot read {path}: its {n_rows} rows may begin with the embedding or with block 0",

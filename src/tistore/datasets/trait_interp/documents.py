@@ -30,6 +30,7 @@ MAX_INTEGER = 2**31 - 1
 # ends is passed over once.
 _TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_HALF = re.compile(r"[\ud800-\udfff]")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 _TYPE_NAMES = {
     dict: "an object",
@@ -102,6 +103,9 @@ class Node:
         """Return text."""
         if not isinstance(self.value, str):
             self._refuse("text")
+        if half := _HALF.search(self.value):
+            # JSON can write it, and no table can hold it.
+            self.fail(f"the text holds {half[0]!a}, half of a character")
         return self.value
 
     def boolean(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import time
 from collections import deque
@@ -31,6 +32,9 @@ WINDOW_BYTES = 128 << 20
 """Most bytes of samples that are read ahead of the one being added; a larger one goes alone."""
 
 _WINDOW_SAMPLES = 64
+
+# How Python spells the bytes of a file's name that are not UTF-8.
+_HALF = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,15 +214,23 @@ class _Import:
                 f"{sample.where} is the same reading as {before}",
                 mend="give each a prompt_id, or a sample number, of its own",
             )
+        if _HALF.search(sample.where):
+            raise DatasetError(
+                f"{sample.where}: the file's name is not UTF-8, and `sources` records it",
+                mend="rename the file",
+            )
         if self._store is None:
             return "imported"
         stored = self._store.stored_response(place.slot)
         if stored is None:
             return "imported"
-        tokens = (sample.token_ids.tolist(), place.prompt_length)
-        if (stored.token_ids, stored.prompt_length) != tokens:
+        token_ids, prompt_length = sample.token_ids.tolist(), place.prompt_length
+        if (stored.token_ids, stored.prompt_length) != (token_ids, prompt_length):
+            other = "other tokens"
+            if stored.token_ids == token_ids:
+                other = f"prompt_length {stored.prompt_length}, not {prompt_length}"
             raise KeyConflictError(
-                f"{sample.where}: {place.slot} is in the store with other tokens",
+                f"{sample.where}: {place.slot} is in the store with {other}",
                 mend="give the new one another sample, or its organism another name",
             )
         return "present" if self._store.holds(place.reading_key) else "imported"

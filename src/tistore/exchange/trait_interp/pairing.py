@@ -19,6 +19,9 @@ from tistore.exchange.trait_interp.seen import explain
 from tistore.schemas.response import ResponseSlot
 from tistore.store.snapshot import StoredResponse
 
+BY_OPTION = "left out by --component"
+"""Begins the note on components that were not asked for."""
+
 FindStored = Callable[[ResponseSlot], StoredResponse | None]
 
 
@@ -154,6 +157,11 @@ class Pairing:
         if raw.prompt.has_attention or raw.response.has_attention:
             absent.append("attention patterns, which the store has no place for")
         left_out = [f"left out: {reason}" for reason in absent]
+        if filtered := [theirs for ours, theirs in known.items() if ours not in components]:
+            left_out.append(f"{BY_OPTION}: {', '.join(filtered)}")
+        if candidate.file.author is None and "_replay_" in candidate.file.set_name:
+            named = candidate.file.set_name.rpartition("_replay_")[2]
+            notes = (*notes, f"taken for its own response: config.json declares no model {named!r}")
         return PlannedReading(
             file=candidate.file,
             slot=slot,

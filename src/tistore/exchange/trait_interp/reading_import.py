@@ -13,9 +13,11 @@ from tistore.errors import NoRoomError, TistoreError
 from tistore.exchange.token_strings import TokenStrings
 from tistore.exchange.trait_interp.documents import ReadDocument, read_response_document
 from tistore.exchange.trait_interp.loading import LoadedReading, load_reading
+from tistore.exchange.trait_interp.past import stamp_file
 from tistore.exchange.trait_interp.pipeline import read_ahead
 from tistore.exchange.trait_interp.planned import PlannedReading
 from tistore.exchange.trait_interp.prompts import describe_prompt
+from tistore.exchange.trait_interp.raw_file import read_raw_file
 from tistore.exchange.trait_interp.seen import Outcome, explain
 from tistore.exchange.trait_interp.sink import Sink
 from tistore.exchange.trait_interp.survey import Survey, enter
@@ -58,6 +60,7 @@ class ReadingImport:
         self._progress = progress
         self._check = check
         self._documents = set(found.known_documents)
+        self._added: set[str] = set()
         self._n_tokens = 0
         self.n_done = 0
         self.n_imported = 0
@@ -65,10 +68,27 @@ class ReadingImport:
 
     def foresee_readings(self) -> None:
         """Tell what would become of the raw files, without reading values."""
+        seen: dict[str, PlannedReading] = {}
         for planned in self._found.readings:
-            self._enter_reading(planned, self._holds(planned), planned.notes)
+            if (first := seen.setdefault(planned.key, planned)) is not planned:
+                self._foresee_another(planned, first)
+                continue
+            notes = planned.notes
+            if is_held := self._holds(planned):
+                notes = (*notes, "refused by the import if the store's values are others")
+            self._enter_reading(planned, is_held, notes)
             if planned.document is not None and self._is_next(planned.document.path):
-                self._consume(self._read_alone(planned.document, planned.slot), planned.slot)
+                self._consume(_read_beside(planned, planned.document), planned.slot)
+
+    def _foresee_another(self, planned: PlannedReading, first: PlannedReading) -> None:
+        """Tell what becomes of a second file of one reading: present where it is a copy."""
+        if stamp_file(planned.file.path).sha256 == stamp_file(first.file.path).sha256:
+            self._enter_reading(planned, True, planned.notes)
+            return
+        other = self._found.name(first.file.path)
+        self._refuse_reading(
+            planned, f"{other} is the same reading: another is kept only if it is equal"
+        )
 
     def import_readings(self) -> None:
         """Import the raw files, read side by side, in the order that fills segments best."""
@@ -104,7 +124,7 @@ class ReadingImport:
     def _import_reading(self, loaded: LoadedReading) -> None:
         planned, document = loaded.planned, loaded.document
         name = self._found.name(planned.file.path)
-        is_held = self._holds(planned)
+        is_held = self._holds(planned) or planned.key in self._added
         try:
             self._sink.add_reading(loaded, self._found.roster)
         except NoRoomError:
@@ -113,6 +133,7 @@ class ReadingImport:
             changed = "; it has changed since it was imported" * self._found.past.knows(name)
             self._refuse_reading(planned, explain(error, planned.file.path) + changed)
             return
+        self._added.add(planned.key)
         notes = loaded.notes
         if document is not None and document.reason:
             notes = (*notes, "its response JSON was refused")
@@ -229,3 +250,12 @@ class ReadingImport:
 
     def _knows_prompt(self, slot: ResponseSlot) -> bool:
         return (slot.prompt_set, slot.prompt_id) in self._known_prompts
+
+
+def _read_beside(planned: PlannedReading, file: ResponseFile) -> ReadDocument:
+    """Read the JSON beside a raw file, whose tokens it must have, without the file's values."""
+    try:
+        raw = read_raw_file(planned.file.path)
+    except TistoreError as error:
+        return ReadDocument(file, None, None, explain(error, file.path))
+    return read_response_document(file, raw.token_ids, raw.prompt_length)

@@ -71,6 +71,8 @@ def place_rows(raw: RawFile, *, is_replay: bool) -> Placement:
     if raw.response.sites and not n_response - 1 <= raw.response.n_rows <= n_response:
         raise _mismatch(raw, "response", raw.response.n_rows, n_response)
     variety, notes = _tell_variety(raw, is_replay)
+    if n_response and not raw.response.sites:
+        notes = (*notes, "no row of its response was captured: none of its tokens is audited")
     is_predicting = variety in ("A1", "A2", "live")
     n_dropped = 1 if is_predicting and raw.response.n_rows else 0
     return Placement(

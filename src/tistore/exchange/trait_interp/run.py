@@ -9,8 +9,9 @@ from pathlib import Path
 
 from tistore.capture.progress import Progress, SilentProgress
 from tistore.capture.stop import StopRequestedError, StopSignals
-from tistore.errors import InterruptedRunError, PartialRunError
+from tistore.errors import InterruptedRunError, KeyConflictError, PartialRunError
 from tistore.exchange.trait_interp.options import ImportOptions
+from tistore.exchange.trait_interp.pairing import BY_OPTION
 from tistore.exchange.trait_interp.reading_import import ReadingImport
 from tistore.exchange.trait_interp.seen import ImportReport
 from tistore.exchange.trait_interp.sink import Sink
@@ -61,6 +62,8 @@ def import_experiment(
     try:
         watcher.note(f"looking at {path}")
         found = survey(store, path, options)
+        _tell_of_other_precision(found, watcher)
+        _tell_of_absent_components(found, watcher)
         watcher.note(
             f"{len(found.readings)} readings to import: {found.value_bytes / 1e6:,.1f} MB of "
             f"values in {found.file_bytes / 1e6:,.1f} MB of files"
@@ -72,6 +75,27 @@ def import_experiment(
         return _write(store, found, watcher, started)
     finally:
         watcher.close()
+
+
+def _tell_of_other_precision(found: Survey, watcher: Progress) -> None:
+    """Tell which stored models keep the precision they came with: `--quantization` changes none."""
+    if found.options.quantization is None:
+        return
+    for variant in found.experiment.config.variants:
+        try:
+            found.roster.describe(variant.name)
+        except KeyConflictError as error:
+            watcher.note(f"{error.message}: what is stored stays as it is")
+
+
+def _tell_of_absent_components(found: Survey, watcher: Progress) -> None:
+    """Tell that files count as present of which an earlier `--component` left something out."""
+    partial = sum(BY_OPTION in (file.reason or "") for file in found.ledger.files)
+    if partial and found.options.components is None:
+        watcher.note(
+            f"{partial} files are present without the components that an earlier --component left "
+            "out: they come in with an import into another store"
+        )
 
 
 def _write(store: BaseStore, found: Survey, watcher: Progress, started: float) -> ImportReport:

@@ -92,7 +92,9 @@ class ImportReport:
 
 def explain(error: TistoreError, path: Path) -> str:
     """Tell on one line why a file was refused, and what would mend it; its name stands beside."""
-    told = error.message.removeprefix(f"{path}: ").removeprefix(f"cannot read {path}: ")
+    told = error.message
+    for prefix in (f"{path}: ", f"cannot read {path}: ", f"{path} "):
+        told = told.removeprefix(prefix)
     return f"{told} ({error.mend})" if error.mend else told
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tistore.datasets.clauses import Offset
 from tistore.datasets.trait_interp.responses import Response, Turn
+from tistore.errors import InvalidRecordError
 from tistore.exchange.token_strings import TokenStrings
 from tistore.exchange.trait_interp.raw_file import RawFile
 
 _TEMPLATE = "template"
 _AUDITED = "assistant"
+_NO_LETTER = re.compile("[^A-Za-z0-9]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ def describe_speech(
         speller: The tokenizer.
 
     Raises:
-        InvalidRecordError: The tokenizer has no such id.
+        InvalidRecordError: The tokenizer has no such id, or spells other words than the file.
     """
     turns = response.turns if response else ()
     n_tokens, is_rollout = len(raw.token_ids), not raw.response.token_ids
@@ -69,6 +72,8 @@ def describe_speech(
     if is_rollout and not turns:
         notes = ("a conversation whose turns are not known: no token is marked as audited",)
     spelled = speller.spell(raw.token_ids, raw.prompt_length) if speller else None
+    if spelled is not None and raw.tokens is not None:
+        _check_spelling(spelled.tokens, raw.tokens)
     return Speech(
         tokens=spelled.tokens if spelled else raw.tokens,
         text=spelled.text if spelled else raw.response.text,
@@ -78,6 +83,27 @@ def describe_speech(
         is_response=marked,
         notes=notes,
     )
+
+
+def _check_spelling(ours: Sequence[str], theirs: Sequence[str]) -> None:
+    """
+    Refuse a tokenizer that is not the one the file was written with.
+
+    Its ids are known to many vocabularies, its words are not. Spaces and marks of tokenizers are
+    written in several ways, and pieces of characters too: plain letters and digits are compared.
+    """
+    words = [
+        (our, their)
+        for our, their in zip(ours, theirs, strict=True)
+        if _NO_LETTER.sub("", their).isalnum()
+    ]
+    wrong = [pair for pair in words if len({_NO_LETTER.sub("", word) for word in pair}) > 1]
+    if len(wrong) > len(words) / 2:
+        raise InvalidRecordError(
+            f"the tokenizer is another than its own: {len(wrong)} of {len(words)} words differ, "
+            f"such as {wrong[0][0]!r} for {wrong[0][1]!r}",
+            mend="give the tokenizer of its model, or leave --tokenizer out",
+        )
 
 
 def _assign_turns(turns: Sequence[Turn], n_tokens: int) -> tuple[tuple[str, ...], tuple[int, ...]]:

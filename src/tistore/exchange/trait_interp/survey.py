@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 from tistore.datasets.trait_interp.experiment import Experiment, open_experiment
 from tistore.datasets.trait_interp.files import (
@@ -186,8 +187,13 @@ def enter(
 ) -> None:
     """Take down what became of a file."""
     size = path.stat().st_size if path.is_file() else 0
-    name = found.name(path)
+    name = _make_printable(found.name(path))
     found.ledger.enter(SeenFile(name, kind, outcome, variety, size, value_bytes, reason))
+
+
+def _make_printable(name: str) -> str:
+    """Escape control characters and bytes that are no UTF-8, which no output could hold."""
+    return "".join(ascii(c)[1:-1] if category(c) in ("Cc", "Cs") else c for c in name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +203,7 @@ class _Verdicts:
     readings: tuple[PlannedReading | Refusal, ...]
     present: frozenset[Path]
     unpaired: frozenset[Path]
+    notes: Mapping[Path, str | None]
 
 
 def _judge(found: Survey, pairing: Pairing, group: ResponseFiles) -> _Verdicts:
@@ -209,20 +216,22 @@ def _judge(found: Survey, pairing: Pairing, group: ResponseFiles) -> _Verdicts:
     }
     present = frozenset(path for path, row in rows.items() if row is not None)
     unpaired = frozenset(path for path, row in rows.items() if row and row["is_paired"] is False)
+    notes = {path: row["note"] for path, row in rows.items() if row is not None}
     if all(file.path in present for file in captures):
-        return _Verdicts((), present, unpaired)
+        return _Verdicts((), present, unpaired, notes)
     planned = pairing.plan(group)
     return _Verdicts(
         tuple(verdict for verdict in planned if verdict.file.path not in present),
         present,
         unpaired,
+        notes,
     )
 
 
 def _enter(found: Survey, group: ResponseFiles, verdicts: _Verdicts) -> None:
     for file in (*group.captures, *group.guests):
         if file.path in verdicts.present:
-            enter(found, file.path, "residual", "present")
+            enter(found, file.path, "residual", "present", verdicts.notes[file.path])
             if file.path not in verdicts.unpaired:
                 found.captures.setdefault(group.slot, []).append(file.path)
     taken = False
