@@ -194,7 +194,10 @@ def test_a_query_over_its_time_ends(store):
 
 def test_an_interrupted_query_ends_with_130_and_no_traceback(store):
     endless = "SELECT sum(a.range * b.range % 7) FROM range(1000000) a, range(1000000) b"
-    code = "from tistore.cli.main import main; print('ready', flush=True); main()"
+    code = (
+        "import tistore.query.store; from tistore.cli.main import main; "
+        "print('ready', flush=True); main()"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, "sql", str(store.path), endless],
         stdout=subprocess.PIPE,

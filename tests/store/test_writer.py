@@ -378,6 +378,31 @@ def test_a_reading_whose_last_token_has_no_row_is_stored_without_it(store):
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"turns": ["a"] * 7},
+        {"turns": [1.5] * 7},
+        {"logprobs": ["x"] * 5},
+        {"run_id": 5},
+        {"sample": "x"},
+        {"sample": 1.5},
+    ],
+    ids=str,
+)
+def test_numbers_no_table_could_hold_are_refused_at_once(store, changes):
+    """At the commit they would cost every reading that waits."""
+    writer = store.writer()
+    writer.add(**make_reading(1))
+
+    (name,) = changes
+    with pytest.raises(InvalidRecordError, match=name):
+        writer.add(**make_reading(2, **changes))
+
+    writer.commit()
+    assert store.info().readings == 1
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"first_position": 1}, "do not fit 7 tokens"),

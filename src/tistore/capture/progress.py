@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 HEARTBEAT_SECONDS = 10.0
+_TELLING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,8 @@ class LineProgress:
         seconds = max(time.monotonic() - self._started, 1e-9)
         words = [f"{tally.readings}/{tally.total} readings", describe_rate(tally, seconds)]
         done = tally.readings - tally.found
-        if 0 < done and tally.readings < tally.total:
+        # The first ones take their time: nothing can be told from them.
+        if seconds >= _TELLING_SECONDS and 0 < done and tally.readings < tally.total:
             left = seconds / done * (tally.total - tally.readings)
             words.append(f"about {timedelta(seconds=round(left))} left")
         self.note(", ".join(words))

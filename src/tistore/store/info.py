@@ -16,6 +16,7 @@ class StoreInfo:
 
     Attributes:
         readings: Responses times their readers.
+        generations: Imported responses, to be read by a run.
         tokens: Captured token rows, over all readings.
         segments_without_activations: Those that hold scores in their place.
         raw_bytes: What the activations take as plain float16.
@@ -33,6 +34,7 @@ class StoreInfo:
     segments_without_activations: int
     responses: int
     readings: int
+    generations: int
     tokens: int
     layers: tuple[int, ...]
     components: tuple[str, ...]
@@ -70,6 +72,7 @@ def describe(path: str, header: Header, snapshot: Snapshot) -> StoreInfo:
         ),
         responses=len(authors),
         readings=sum(segment.n_readings for segment in segments),
+        generations=snapshot.table("generations").num_rows,
         tokens=sum(segment.n_rows for segment in segments),
         layers=tuple(sorted({layer for segment in segments for layer in segment.layers})),
         components=tuple(sorted({name for segment in segments for name in segment.components})),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,10 @@ def validate_reading(
     for name, texts in (("text", [text]), ("tokens", tokens), ("roles", roles)):
         _check_texts(texts, name, label)
     _check_texts([finish_reason], "finish_reason", label)
+    _check_texts([run_id], "run_id", label)
+    for name, numbers in (("sample", [slot.sample]), ("turns", turns)):
+        _check_numbers(numbers, name, label, are_whole=True)
+    _check_numbers(logprobs, "logprobs", label, are_whole=False)
     ids = _check_ids(token_ids, prompt_length, label)
     checked_layers = _check_layers(layers, label)
     arrays = _check_arrays(activations, checked_layers, label)
@@ -200,6 +205,17 @@ def _check_texts(texts: Sequence[str | None] | None, name: str, label: str) -> N
             f"{label}: {name} holds {error.object[error.start]!a}, half of a character",
             mend="write U+FFFD in its place, which is what a decoder makes of it",
         ) from error
+
+
+def _check_numbers(
+    numbers: Sequence[Any] | None, name: str, label: str, *, are_whole: bool
+) -> None:
+    """Refuse now what would fail the commit, as `_check_texts` does; None is for the unknown."""
+    for number in () if numbers is None else numbers:
+        is_number = isinstance(number, Integral if are_whole else Real)
+        if (number is not None or are_whole) and (isinstance(number, bool) or not is_number):
+            what = "whole numbers" if are_whole else "numbers"
+            raise InvalidRecordError(f"{label}: {name} must be {what}, not {number!r}")
 
 
 def _check_ids(token_ids: Sequence[int], prompt_length: int, label: str) -> NDArray[np.int32]:
