@@ -14,6 +14,7 @@ the number of workers. `docs/training.md` has complete examples.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -158,8 +159,9 @@ class _PlannedDataset(IterableDataset[Batch], Generic[Batch]):
         ):
             yield self._make_batch(drawn, label)
 
+    @abstractmethod
     def _make_batch(self, drawn: Drawn, label: _Labels | None) -> Batch:
-        raise NotImplementedError
+        """Lay drawn rows out as this data set's batches are."""
 
     def _widen(self, half: HalfRows) -> Tensor:
         """Turn stored values into true ones, in the dtype asked for."""
