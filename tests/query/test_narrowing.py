@@ -298,3 +298,25 @@ def test_a_query_over_its_budget_reads_nothing(apart, read_segments):
 
     apart.sql(sql)
     assert apart.sql(sql, max_read_bytes=0).fetchall()
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "NOT EXISTS (SELECT 1 FROM responses r WHERE r.response_id = q.response_id "
+        "AND r.organism = 'flattery')",
+        "(SELECT count(*) FROM responses r WHERE r.response_id = q.response_id "
+        "AND r.organism = 'flattery') = 0",
+        "(SELECT count(*) + 0 * count(project('refusal')) FROM responses r "
+        "WHERE r.response_id = q.response_id AND r.organism = 'flattery') = 0",
+    ],
+)
+def test_a_condition_does_not_narrow_the_query_it_is_made_of(truth, inner):
+    """The rows that make it fail would be left out for not being there when it holds."""
+    of = {reading.response_id: reading.organism for reading in truth.readings}
+
+    for source in ("responses", "(SELECT DISTINCT response_id FROM responses)"):
+        found = truth.store.sql(f"SELECT DISTINCT q.response_id FROM {source} AS q WHERE {inner}")
+
+        wanted = {response for response, organism in of.items() if organism != "flattery"}
+        assert {response for (response,) in found.fetchall()} == wanted

@@ -187,7 +187,13 @@ class _Planner:
         beside: list[Condition | None] = []
         for place, level in enumerate(levels):
             for other in (other for other in level if other.is_partner and other is not view):
-                trees = find_conditions(other.scope, other.source)
+                # A condition that the item's own query is part of, such as NOT EXISTS (…), may hold
+                # because of the very rows it would leave out.
+                trees = [
+                    tree
+                    for tree in find_conditions(other.scope, other.source)
+                    if all(inner != scope.select for inner in tree.find_all(exp.Select))
+                ]
                 beside += [_bind(levels[place:], tree, other.scope) for tree in trees]
                 beside += using_conditions(level, other)
         # What must hold for a partner's rows may look at rows of this item that count all the same.
