@@ -201,6 +201,7 @@ def _archive(source: SourceFile) -> Iterator[zipfile.ZipFile]:
                 with zipfile.ZipFile(raw) as archive:
                     yield archive
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            # The last is zipfile's word for a compression or a version it does not know.
             raise Refused(f"it is no sound archive: {error}", _COPY_AGAIN) from error
         except (RuntimeError, ValueError, UnicodeError, OverflowError) as error:
             raise Refused(f"it is no sound archive: {error}", _SAVE_ANEW) from error
