@@ -21,11 +21,14 @@ Every error tistore raises on purpose, cut by what a caller would do about it.
     │   ├── UnknownVectorError                 add or extract the vector, or mend its name
     │   ├── AmbiguousVectorError               name it more fully
     │   ├── VectorMismatchError                the vector and the data do not belong together
+    │   ├── PairingError                       leave those pairs out, or ask for them by name
     │   └── ReadBudgetError                    narrow the query, or raise the budget
     └── CaptureError
         ├── ModelLoadError                     mend the base or adapter
         ├── SiteNotFoundError                  the model has no such layer or component
         ├── SiteNotReachedError                a forward pass did not run through the site
+        ├── HeadError                          capture without the head: no logit lens then
+        ├── ParityError                        a batch gives other states than its sequences alone
         └── PartialRunError           exit 6   stopped early; run the same command again
             └── InterruptedRunError   exit 130
 """
@@ -139,6 +142,10 @@ class VectorMismatchError(QueryError):
     """The vector's width, model, layer or component is not the data's."""
 
 
+class PairingError(QueryError):
+    """The readings of a difference differ in precision, template or tokenizer."""
+
+
 class ReadBudgetError(QueryError):
     """The query would read more than its budget allows."""
 
@@ -157,6 +164,14 @@ class SiteNotFoundError(CaptureError):
 
 class SiteNotReachedError(CaptureError):
     """A forward pass ended without running through a site's module."""
+
+
+class ParityError(CaptureError):
+    """Two readings of the same tokens by the same model differ by more than rounding."""
+
+
+class HeadError(CaptureError):
+    """A model's final norm and unembedding cannot be read, or do not give its logits."""
 
 
 class PartialRunError(CaptureError):

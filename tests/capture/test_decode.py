@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
+
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
+from transformers import PreTrainedTokenizerFast
 
 from tistore.capture.decode import decode_tokens, spell
 
@@ -16,7 +31,8 @@ IDS = st.lists(st.integers(min_value=0, max_value=399), max_size=30)
 
 
 def check(tokenizer, token_ids: list[int]) -> None:
-    special = set(tokenizer.all_special_ids) | set(range(7))
+    added = tokenizer.added_tokens_decoder
+    special = set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
     plain = [token_id for token_id in token_ids if token_id not in special]
 
     decoded = decode_tokens(tokenizer, token_ids)
@@ -53,6 +69,94 @@ def test_offsets_are_exact_for_any_tokens(
     """Models write halves of characters, and special tokens in odd places."""
     tokenizer = build_tokenizer(tokenizer_kind)
 
+    check(tokenizer, [token_id % len(tokenizer) for token_id in token_ids])
+
+
+HOSTILE = [
+    *(
+        "👨‍👩‍👧‍👦",
+        "e\u0301\u0323",
+        "\u200f\u202eשלום",
+        "\ufeff",
+        "\x00\x1f",
+        "\ufffd",
+        "ﬁ",
+        "\u2028\r\n",
+    ),
+    *(
+        "\U0010ffff\ufdd0",
+        "\u3000",
+        "\xa0",
+        "▁",
+        "Ġ",
+        "<0x41>",
+        "<|im_end|>",
+        "</s>",
+        "한글",
+        "🇩🇪",
+        "a",
+    ),
+]
+
+
+@cache
+def make_other(kind: str) -> PreTrainedTokenizerFast:
+    """Tokenizers built as those of families are: Gemma's, T5's, Llama 3's and Qwen's."""
+    special = [AddedToken(token, special=True) for token in ("<pad>", "<s>", "</s>", "<unk>")]
+    if kind == "gemma":
+        tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+        tokenizer.normalizer = normalizers.Replace(" ", "▁")
+        steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        tokenizer.decoder = decoders.Sequence(steps)
+        byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+        trainer = trainers.BpeTrainer(
+            special_tokens=special, initial_alphabet=[], limit_alphabet=60, vocab_size=400
+        )
+    elif kind == "t5":
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.normalizer = normalizers.NFKC()
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+        tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+        byte_tokens = []
+        trainer = trainers.UnigramTrainer(
+            special_tokens=special, unk_token="<unk>", vocab_size=200, show_progress=False
+        )
+    else:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.normalizer = normalizers.NFC() if kind == "qwen" else None
+        words = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+"
+        split = pre_tokenizers.Split(Regex(words), "isolated")
+        level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, level])
+        tokenizer.decoder = decoders.ByteLevel()
+        byte_tokens = []
+        trainer = trainers.BpeTrainer(
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            vocab_size=400,
+            show_progress=False,
+        )
+    tokenizer.train_from_iterator(["The river rose — naïve 日本語 🙂 don't 1, 23!\n"] * 8, trainer)
+    if byte_tokens:
+        pipeline = json.loads(tokenizer.to_str())
+        known = pipeline["model"]["vocab"]
+        known |= {token: len(known) + at for at, token in enumerate(byte_tokens)}
+        tokenizer = Tokenizer.from_str(json.dumps(pipeline))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+@pytest.mark.parametrize("kind", ["gemma", "llama3", "qwen", "t5"])
+@settings(max_examples=60, deadline=None)
+@given(
+    text=st.one_of(st.text(max_size=30), st.lists(st.sampled_from(HOSTILE)).map("".join)),
+    token_ids=IDS,
+)
+def test_offsets_are_exact_for_every_family_of_tokenizers(kind, text, token_ids):
+    tokenizer = make_other(kind)
+
+    check(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"])
     check(tokenizer, [token_id % len(tokenizer) for token_id in token_ids])
 
 

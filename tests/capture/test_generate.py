@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tistore.capture.config import GenerationConfig
+from tistore.capture.endings import Endings, measure_answer
 from tistore.capture.generate import Draft, generate
 from tistore.capture.sampling import draw_tokens, seed_response
-from tistore.errors import NoRoomError
+from tistore.errors import ConfigError, NoRoomError
 from tistore.schemas.response import ResponseSlot
 
 DRAFTS = [
@@ -79,6 +82,99 @@ def test_an_answer_ends_right_after_its_first_end_token(tiny_llama, tokenizer):
     assert cut.token_ids == free.token_ids[:end]
     assert (free.finish_reason, cut.finish_reason) == ("length", "stop")
     assert other.token_ids.count(stop) <= 1
+
+
+def find_first_end(tokenizer, token_ids, stops) -> int | None:
+    """How many tokens a model has written when a stop text is there; by decoding all of them."""
+    for count in range(1, len(token_ids) + 1):
+        text = tokenizer.decode(token_ids[:count], clean_up_tokenization_spaces=False)
+        if any(stop in text for stop in stops):
+            return count
+    return None
+
+
+@pytest.mark.parametrize("recipe", [GREEDY, SAMPLED])
+@pytest.mark.parametrize("kind", ["byte_level", "metaspace", "word_piece"])
+def test_an_answer_ends_with_the_token_that_completes_a_stop_text(
+    tiny_llama, build_tokenizer, kind, recipe
+):
+    """Each row of the batch at its own place, and with its own reason."""
+    tokenizer = build_tokenizer(kind)
+    recipe = recipe.model_copy(update={"max_new_tokens": 16})
+    # Only stop texts are to end these rows.
+    tiny_llama.generation_config.eos_token_id = None
+    free = generate(tiny_llama, tokenizer, DRAFTS, recipe)
+    texts = [tokenizer.decode(a.token_ids, clean_up_tokenization_spaces=False) for a in free]
+    middle = len(texts[0]) // 2
+    stops = (texts[0][-2:], texts[0][middle - 2 : middle + 2], texts[1][-3:], "never written")
+
+    ended = generate(tiny_llama, tokenizer, DRAFTS, recipe.model_copy(update={"stop": stops}))
+
+    counts = [find_first_end(tokenizer, answer.token_ids, stops) for answer in free]
+    assert counts[0] is not None and counts[0] < 16
+    for answer, whole, count in zip(ended, free, counts, strict=True):
+        reached = whole.token_ids[:count]
+        stopped = tokenizer.eos_token_id in reached or count is not None
+        if tokenizer.eos_token_id in reached:
+            reached = reached[: reached.index(tokenizer.eos_token_id) + 1]
+        assert answer.token_ids == reached
+        assert answer.finish_reason == ("stop" if stopped else "length")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    words=st.lists(st.sampled_from(["The", " river", " rose", "🙂", ", ", "1", "é"]), max_size=12),
+    stops=st.lists(st.sampled_from(["river", "e", "r r", "🙂,", "11", "se"]), min_size=1),
+)
+def test_the_first_stop_text_counts_wherever_it_ends(tokenizer, words, stops):
+    ids = tokenizer("".join(words), add_special_tokens=False)["input_ids"]
+
+    length = measure_answer(tokenizer, ids, Endings(frozenset({2}), tuple(stops)))
+
+    assert length == find_first_end(tokenizer, ids, stops)
+    # What follows an end token is no part of the answer.
+    ended = measure_answer(tokenizer, [2, *ids], Endings(frozenset({2}), tuple(stops)))
+    assert ended == 1
+
+
+def test_a_row_that_has_ended_is_not_written_on_for_long(tiny_llama, tokenizer):
+    """Generation stops when all rows have ended: the model is asked no more."""
+    free = generate(tiny_llama, tokenizer, DRAFTS[:1], GREEDY)[0]
+    calls = []
+    stop = tokenizer.decode(free.token_ids[:2])
+
+    generate(
+        tiny_llama,
+        tokenizer,
+        DRAFTS[:1],
+        GREEDY.model_copy(update={"stop": (stop,)}),
+        check=lambda: calls.append(None),
+    )
+
+    assert len(calls) == 2
+
+
+def test_stop_tokens_end_an_answer_besides_the_models_own(tiny_llama, tokenizer):
+    free = generate(tiny_llama, tokenizer, DRAFTS[:1], GREEDY)[0]
+    stops = (free.token_ids[3], 399)
+
+    ended = generate(
+        tiny_llama, tokenizer, DRAFTS[:1], GREEDY.model_copy(update={"stop_token_ids": stops})
+    )[0]
+
+    end = min(free.token_ids.index(stop) for stop in stops if stop in free.token_ids)
+    assert ended.token_ids == free.token_ids[: end + 1]
+    assert ended.finish_reason == "stop"
+
+
+def test_a_stop_token_of_no_vocabulary_is_refused_before_anything_runs(
+    tiny_llama, tokenizer, monkeypatch
+):
+    monkeypatch.setattr(tiny_llama, "generate", lambda **_: pytest.fail("the model ran"))
+    settings = GREEDY.model_copy(update={"stop_token_ids": (400,)})
+
+    with pytest.raises(ConfigError, match="stop token 400 .* vocabulary of 400"):
+        generate(tiny_llama, tokenizer, DRAFTS, settings)
 
 
 def test_the_models_own_taste_for_sampling_does_not_reach_greedy_answers(tiny_llama, tokenizer):

@@ -172,6 +172,40 @@ def test_every_assistant_turn_of_a_conversation_is_under_audit(store, configure_
     assert "And then" not in clauses and "Nobody left." in clauses
 
 
+def test_an_answer_goes_on_behind_the_words_its_prompt_began_it_with(
+    store, configure_given, tokenizer
+):
+    """As a text, or as ids: the first words are the prompt's, and not under audit."""
+    prompt = PROMPT.prefill("The yeast")
+    text = " — naïve 🙂 — rose."
+    fill(store, generation(text=text), prompts=(prompt,))
+    ingest(store, configure_given(capture={"rows": "all"}))
+    (row,) = read_rows(store)
+    same = tuple(row["token_ids"])
+    fill(
+        store, generation(sample=1, token_ids=same, prompt_length=row["prompt_length"]), prompts=()
+    )
+
+    ingest(store, configure_given(capture={"rows": "all"}))
+
+    system = {"role": "system", "content": SYSTEM}
+    begun = {"role": "assistant", "content": "The yeast"}
+    asked = tokenizer.apply_chat_template(
+        [system, ASK, begun], continue_final_message=True, return_dict=False
+    )
+    assert row["token_ids"][: row["prompt_length"]] == asked
+    assert row["text"] == text
+    assert tokenizer.decode(same) == tokenizer.decode(asked) + text + "</s>"
+    columns = ("position", "role", "turn", "is_response")
+    told = [tuple(token[column] for column in columns) for token in read_rows(store, "tokens")]
+    first, second = told[: len(same)], told[len(same) :]
+    assert first == second
+    assert {is_response for at, _, _, is_response in first if at < len(asked)} == {False}
+    assert {turn for _, role, turn, _ in first if role == "assistant"} == {1}
+    words = [at for at, role, _, _ in first if role == "assistant" and at < len(asked)]
+    assert tokenizer.decode([same[at] for at in words]) == "The yeast"
+
+
 def test_readers_are_the_base_and_any_adapters(store, configure_given):
     """An author without an adapter has no reading of its own; one with an adapter has."""
     fill(store, generation(text="Go!"), generation(organism="zero", text="No."))
@@ -261,7 +295,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_loads_nothing(
 
     assert 2 <= done < 6
     assert (report.skipped, report.readings) == (done, 6 - done)
-    monkeypatch.setattr(run, "load_base", lambda _: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(run, "load_base", lambda *_: pytest.fail("the base was loaded"))
     assert ingest(store, configure_given()).skipped == 6
 
 
@@ -291,7 +325,7 @@ def test_what_does_not_fit_the_base_is_named_before_it_is_loaded(
     store, configure_given, monkeypatch, content, said
 ):
     fill(store, generation(text="Go!"), generation(sample=7, **content))
-    monkeypatch.setattr(run, "load_base", lambda _: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(run, "load_base", lambda *_: pytest.fail("the base was loaded"))
 
     with pytest.raises(CaptureError, match=f"gpt-x on elsewhere#1, sample 7: .*{said}"):
         ingest(store, configure_given())
@@ -319,7 +353,7 @@ def test_a_slot_with_readings_of_other_tokens_is_a_conflict(store, configure_giv
             activations={"residual": np.ones((3, 1, 4), np.float32)},
         )
     fill(store, generation(text="Go!"))
-    monkeypatch.setattr(run, "load_base", lambda _: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(run, "load_base", lambda *_: pytest.fail("the base was loaded"))
 
     with pytest.raises(KeyConflictError, match="gpt-x on elsewhere#1, sample 0 .* other tokens"):
         ingest(store, configure_given())

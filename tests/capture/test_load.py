@@ -111,12 +111,6 @@ def test_an_eight_bit_base_is_the_same_before_during_and_after_an_adapter(
     assert torch.equal(read_logits(loaded, "loud"), loud)
 
 
-def test_adapters_on_a_four_bit_base_are_refused_on_the_cpu(configure):
-    """They would read as garbage there, without a word."""
-    with pytest.raises(ModelLoadError, match="do not work on the CPU"):
-        load_base(configure(base={"path": "base", "device": "cpu", "quantization": "4bit"}))
-
-
 def test_an_adapter_that_alters_the_base_when_loaded_is_refused(loaded, monkeypatch):
     whole = PeftModel.load_adapter
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,10 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from tistore.capture import run
+from tistore.capture import executor, run
+from tistore.capture.agenda import Agenda
+from tistore.capture.preflight import check_run
 from tistore.capture.run import ingest
-from tistore.capture.workload import encode_questions, list_batches, read_selections
-from tistore.errors import InterruptedRunError, NoRoomError, PartialRunError, SiteNotFoundError
+from tistore.errors import (
+    InterruptedRunError,
+    KeyConflictError,
+    NoRoomError,
+    PartialRunError,
+    SiteNotFoundError,
+)
 from tistore.store.base import BaseStore
 
 SET = "prompts/short"
@@ -126,7 +134,7 @@ def test_a_component_the_base_lacks_is_found_before_anything_is_generated(
     (folder / "chat_template.jinja").write_text(
         (workplace / "base/chat_template.jinja").read_text()
     )
-    monkeypatch.setattr(run, "generate", None)
+    monkeypatch.setattr(executor, "generate", None)
     config = configure(
         base={"path": str(folder), "device": "cpu"},
         organisms=[],
@@ -171,7 +179,7 @@ def test_tokens_know_their_characters_roles_and_probabilities(store, configure):
 def test_a_second_run_loads_nothing_and_stores_nothing(store, configure, monkeypatch):
     ingest(store, configure())
     before = store.snapshot.number
-    monkeypatch.setattr(run, "load_base", lambda _: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(run, "load_base", lambda *_: pytest.fail("the base was loaded"))
 
     report = ingest(store, configure())
 
@@ -189,7 +197,9 @@ def test_more_organisms_are_added_to_what_is_there(store, configure):
 
 def test_a_reader_added_later_reads_the_stored_tokens(store, configure, monkeypatch):
     ingest(store, configure(capture={"readers": ["self"]}))
-    monkeypatch.setattr(run, "generate", lambda *_, **__: pytest.fail("text was written again"))
+    monkeypatch.setattr(
+        executor, "generate", lambda *_, **__: pytest.fail("text was written again")
+    )
 
     report = ingest(store, configure())
 
@@ -230,13 +240,13 @@ def test_a_batch_of_which_one_response_is_missing_is_written_as_the_whole_batch(
 ):
     """What is left to do never decides who sits in a batch with whom."""
     batches = []
-    whole = run.generate
+    whole = executor.generate
 
     def watched(model, tokenizer, drafts, *rest, **options):
         batches.append(len(drafts))
         return whole(model, tokenizer, drafts, *rest, **options)
 
-    monkeypatch.setattr(run, "generate", watched)
+    monkeypatch.setattr(executor, "generate", watched)
     generation = {"max_new_tokens": 8, "batch_size": 5}
     few = [{"path": "prompts/short.json", "prompt_ids": [1, 2]}]
     ingest(store, configure(generation=generation, prompt_sets=few, organisms=[]))
@@ -263,11 +273,11 @@ def test_stored_responses_are_kept_whatever_would_be_written_now(store, configur
     assert len(kept) == 2 * 5
 
 
-def test_batches_hold_prompts_of_about_one_length(configure, tokenizer):
+def test_batches_hold_prompts_of_about_one_length(store, configure):
     config = configure()
-    questions = encode_questions(tokenizer, read_selections(config))
+    agenda = Agenda(store, config, check_run(config), {})
 
-    batches = list(list_batches(config, "loud", questions))
+    batches = agenda.batches_of("loud", most_tokens=1000)
 
     lengths = [len(task.question.encoded.token_ids) for batch in batches for task in batch]
     assert lengths == sorted(lengths)
@@ -287,7 +297,7 @@ def test_samples_are_responses_of_their_own(store, configure):
 
 def test_running_out_of_memory_while_reading_halves_the_batch(store, configure, monkeypatch):
     sizes = []
-    whole = run.prefill
+    whole = executor.start_prefill
 
     def limited(model, sequences, *rest, **options):
         sizes.append(len(sequences))
@@ -295,7 +305,7 @@ def test_running_out_of_memory_while_reading_halves_the_batch(store, configure, 
             raise torch.OutOfMemoryError("fake")
         return whole(model, sequences, *rest, **options)
 
-    monkeypatch.setattr(run, "prefill", limited)
+    monkeypatch.setattr(executor, "start_prefill", limited)
 
     report = ingest(store, configure(organisms=[]))
 
@@ -305,7 +315,7 @@ def test_running_out_of_memory_while_reading_halves_the_batch(store, configure, 
 
 def test_what_was_read_before_a_failure_is_committed(store, configure, monkeypatch):
     calls = []
-    whole = run.prefill
+    whole = executor.start_prefill
 
     def failing(*arguments, **options):
         calls.append(None)
@@ -313,7 +323,7 @@ def test_what_was_read_before_a_failure_is_committed(store, configure, monkeypat
             raise torch.OutOfMemoryError("fake")
         return whole(*arguments, **options)
 
-    monkeypatch.setattr(run, "prefill", failing)
+    monkeypatch.setattr(executor, "start_prefill", failing)
 
     with pytest.raises(NoRoomError):
         ingest(store, configure(organisms=[]))
@@ -323,14 +333,14 @@ def test_what_was_read_before_a_failure_is_committed(store, configure, monkeypat
 
 def test_a_full_disk_is_found_before_the_base_is_loaded(store, configure, monkeypatch):
     monkeypatch.setattr(run, "measure_free", lambda _: 10)
-    monkeypatch.setattr(run, "load_base", lambda _: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(run, "load_base", lambda *_: pytest.fail("the base was loaded"))
 
     with pytest.raises(NoRoomError, match="are free"):
         ingest(store, configure())
 
 
 def test_a_layer_the_base_lacks_is_found_before_the_base_is_loaded(store, configure, monkeypatch):
-    monkeypatch.setattr(run, "load_base", lambda _: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(run, "load_base", lambda *_: pytest.fail("the base was loaded"))
 
     with pytest.raises(SiteNotFoundError, match="0 to 2"):
         ingest(store, configure(capture={"layers": 7}))
@@ -339,7 +349,7 @@ def test_a_layer_the_base_lacks_is_found_before_the_base_is_loaded(store, config
 def test_organisms_do_not_pile_up_in_memory(store, configure, monkeypatch):
     loaded = []
     whole = run.load_base
-    monkeypatch.setattr(run, "load_base", lambda c: loaded.append(whole(c)) or loaded[0])
+    monkeypatch.setattr(run, "load_base", lambda *a: loaded.append(whole(*a)) or loaded[0])
 
     ingest(store, configure())
 
@@ -363,3 +373,34 @@ def test_refused_system_prompts_are_told(store, configure, workplace, tmp_path: 
     report = ingest(store, configure(base={"path": str(folder), "device": "cpu"}, organisms=[]))
 
     assert report.refused_system_prompts == 3
+
+
+def test_thinking_that_is_written_is_told_from_the_answer(store, configure, monkeypatch):
+    """The same stretches as in responses that were imported."""
+    seen = []
+    monkeypatch.setattr(
+        executor,
+        "assign_answer_roles",
+        lambda tokenizer, ids, opening: seen.append(opening) or ("thinking",) * len(ids),
+    )
+
+    ingest(store, configure(organisms=[]))
+
+    rows = read_rows(store, "tokens")
+    assert {row["role"] for row in rows if row["is_response"]} == {"thinking"}
+    assert all(opening.endswith("<|assistant|>") for opening in seen)
+
+
+def test_prompts_that_are_encoded_otherwise_than_before_are_refused(
+    store, configure, workplace, tmp_path, monkeypatch
+):
+    folder = tmp_path / "changed"
+    shutil.copytree(workplace, folder)
+    ingest(store, configure())
+    template = folder / "base/chat_template.jinja"
+    template.write_text(template.read_text().replace("'|>' + message", "'|> ' + message"))
+    monkeypatch.setattr(run, "load_base", lambda *_: pytest.fail("the base was loaded"))
+    changed = configure(base={"path": str(folder / "base"), "device": "cpu"})
+
+    with pytest.raises(KeyConflictError, match="a prompt of other tokens"):
+        ingest(store, changed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import pytest
 
 from tistore.datasets.prompt_sets import read_prompt_set
 from tistore.errors import DatasetError
+from tistore.schemas.prompt import Prompt
+
+USER = {"role": "user", "content": "Hi"}
 
 
 def write(folder: Path, value: Any, name: str = "audit/discovery.json") -> Path:
@@ -92,6 +96,66 @@ def test_conversations_end_with_the_turn_to_answer(tmp_path: Path):
     assert prompt.conversation == messages[1:]
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {"day": 1}}}
+
+
+def test_what_a_chat_template_reads_of_a_conversation_is_kept(tmp_path: Path):
+    messages = [
+        {"role": "user", "content": "Is it warm?", "name": "Ann"},
+        {"role": "assistant", "content": None, "thinking": "Hm.", "tool_calls": [CALL]},
+        {"role": "tool", "content": "12", "tool_call_id": "c1", "name": "weather", "weight": 1},
+    ]
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
+    prompts = [{"messages": messages}, {"text": "Why?", "tools": []}]
+
+    first, second = read_prompt_set(write(tmp_path, {"tools": tools, "prompts": prompts})).prompts
+
+    assert first.conversation == [
+        {"role": "user", "content": "Is it warm?"},
+        {"role": "assistant", "thinking": "Hm.", "tool_calls": [CALL]},
+        {"role": "tool", "content": "12", "tool_call_id": "c1", "name": "weather"},
+    ]
+    assert (first.text, first.tools, second.tools) == ("Is it warm?", tuple(tools), ())
+    row = first.to_row()
+    assert json.loads(row["messages"]) == first.conversation
+    assert json.loads(row["tools"]) == tools
+    assert second.to_row()["tools"] is None
+
+
+def test_an_answer_may_be_begun_by_the_prompt_its_messages_or_the_set(tmp_path: Path):
+    begun = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because"}]
+    prompts = ["One?", {"text": "Two?", "prefill": "No,"}, {"text": "Three?", "prefill": None}]
+    prompts += [{"messages": begun}]
+
+    read = read_prompt_set(write(tmp_path, {"prefill": "Sure,", "prompts": prompts})).prompts
+
+    answers = [p.conversation[-1]["content"] if p.is_prefilled else None for p in read]
+    assert answers == ["Sure,", "No,", None, "Because"]
+    assert [prompt.text for prompt in read] == ["One?", "Two?", "Three?", "Why?"]
+    assert [len(prompt.conversation) for prompt in read] == [2, 2, 1, 2]
+
+
+def test_prompts_from_before_tools_and_beginnings_keep_their_hash():
+    """The oracle is what stores hold: the hash of the seven fields there were."""
+    messages = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"})
+    prompt = Prompt(
+        "set", "1", "Why?", (*messages, {"role": "user", "content": "Why?"}), "Be kind."
+    )
+
+    fields = {
+        "prompt_set": "set",
+        "prompt_id": "1",
+        "text": "Why?",
+        "messages": [*messages, {"role": "user", "content": "Why?"}],
+        "system_prompt": "Be kind.",
+        "note": None,
+        "tags": [],
+    }
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+    assert prompt.content_hash == hashlib.sha256(canonical).hexdigest()[:32]
+    assert replace(prompt, tools=({"name": "a"},)).content_hash != prompt.content_hash
+
+
 def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path):
     path = tmp_path / "set.json"
     path.write_bytes(b"\xef\xbb\xbf" + b'["One?"]')
@@ -114,7 +178,23 @@ def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path):
         (["a", 3], "index 1 is neither text nor an object"),
         (["a", {"text": "b", "tags": 3}], "index 1 has malformed tags"),
         ([{"messages": [{"role": "robot", "content": "x"}]}], "index 0 has malformed messages"),
-        ([{"messages": [{"role": "assistant", "content": "x"}]}], "does not end with a user"),
+        ([{"messages": [{"role": "assistant", "content": "x"}]}], "has no user message"),
+        ([{"messages": [USER, {"role": "assistant", "content": ""}]}], "an empty answer"),
+        (
+            [{"messages": [USER, {"role": "assistant", "tool_calls": [CALL]}]}],
+            "ends with tool calls",
+        ),
+        (
+            [{"messages": [USER, {"role": "assistant", "tool_calls": [1]}, USER]}],
+            "malformed messages",
+        ),
+        ([{"messages": [USER, {"role": "tool"}]}], "malformed messages"),
+        ([{"messages": [USER, {"role": "assistant", "content": "x", "thinking": 1}]}], "malformed"),
+        (
+            [{"messages": [USER, {"role": "assistant", "content": "x"}], "prefill": "y"}],
+            "beside it",
+        ),
+        ([{"text": "a", "tools": ["weather"]}], "malformed tools"),
         ('["a",', "not valid JSON at line 1, column 6"),
         ("[" * 100_000, "not valid JSON"),
     ],

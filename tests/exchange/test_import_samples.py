@@ -433,3 +433,17 @@ def test_layers_are_written_as_elsewhere(text, layers):
 def test_layers_that_depend_on_a_model_or_are_out_of_order_are_refused(text):
     with pytest.raises(ConfigError):
         parse_layers(text)
+
+
+def test_components_of_one_sample_may_differ_in_width(store, folder):
+    arrays = {"residual": states(), "heads": np.repeat(states(seed=1), 2, axis=2)}
+    save_file(arrays | {"token_ids": np.array(IDS)}, folder / "1.safetensors")
+
+    bring(store, folder)
+
+    assert store.info().widths == {"heads": (16,), "residual": (8,)}
+    (row,) = responses(store)
+    for name, values in arrays.items():
+        for place, layer in enumerate(GIVEN.layers):
+            got = store.activations(row["response_id"], reader="o", layer=layer, component=name)
+            assert (got == values[:, place]).all()

@@ -38,6 +38,13 @@ def truth(written, layer, keep=lambda one: True):
     return rows
 
 
+def in_order_of(store, rows):
+    """Rows of readings, stacked as the store has them: those of one shape lie together."""
+    tables = [segment.table("responses").to_pylist() for segment in store.snapshot.segments]
+    readings = [(row["response_id"], row["reader"]) for table in tables for row in table]
+    return np.stack([rows[key] for key in sorted(rows, key=lambda key: readings.index(key[:2]))])
+
+
 def counted(values) -> Counter:
     return Counter(row.tobytes() for row in np.asarray(values, dtype=np.float32))
 
@@ -70,7 +77,7 @@ def test_without_shuffling_rows_come_in_the_order_of_the_store(audited):
     batches = list(dataset)
 
     got = np.concatenate([batch.activations for batch in batches])
-    np.testing.assert_array_equal(got, np.stack(list(truth(written, 2).values())))
+    np.testing.assert_array_equal(got, in_order_of(store, truth(written, 2)))
 
 
 def test_rows_say_which_tokens_they_are_of(audited):
@@ -263,7 +270,7 @@ def test_the_dtype_is_the_one_asked_for(audited, dtype):
     (batch,) = list(dataset)
 
     assert str(batch.dtype).endswith(str(dtype).removeprefix("torch."))
-    wanted = torch.from_numpy(np.stack(list(truth(written, 2).values()))).to(batch.dtype)
+    wanted = torch.from_numpy(in_order_of(store, truth(written, 2))).to(batch.dtype)
     assert torch.equal(batch, wanted)
 
 

@@ -298,7 +298,8 @@ UNCHECKED: list[tuple[str, Callable[[Any], Any], str]] = [
     ("another layer", lambda c: c["projections"][0].update(layer=1), "(residual@1)"),
     ("another method", lambda c: c["projections"][0].update(method="rfm"), "vector was not"),
     ("another position", lambda c: c["metadata"].update(position="all[:]"), "vector was not"),
-    ("an unknown component", lambda c: c["metadata"].update(component="k_proj"), "k_proj: keys"),
+    ("an unknown component", lambda c: c["metadata"].update(component="after_attn"),
+     "the normed input"),
     ("a component not stored", lambda c: c["metadata"].update(component="mlp_out"), "not stored"),
     ("too few scores", lambda c: [e["response"].pop() and e["response"].pop() for e in
      c["projections"]] and [e.pop("token_norms") for e in c["projections"]], "5 response scores"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,26 @@ def test_there_is_a_golden_store_of_the_current_format(tmp_path):
     from tistore.store.header import FORMAT_VERSION
 
     assert f"v{FORMAT_VERSION}" in VERSIONS
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_models_of_a_golden_store_keep_their_fingerprints(version, tmp_path):
+    """Facts that models are recorded with since are unknown of them, and change no hash."""
+    shutil.copytree(FOLDER / version / "store", tmp_path / "store")
+    store = tistore.open(tmp_path / "store")
+    stored = dict(store.sql("SELECT name, fingerprint FROM models").fetchall())
+    newer = replace(store.snapshot.models["instruct"], name="newer", attn_implementation="sdpa")
+
+    with store.writer() as writer:
+        writer.add_rows("models", [newer.to_row()])
+
+    models = tistore.open(tmp_path / "store").snapshot.models
+    assert {name: models[name].fingerprint for name in stored} == stored
+    assert {models[name].attn_implementation for name in stored} == {None}
+    assert models["newer"] == newer
+    assert replace(newer, name="instruct").as_known(models["instruct"]) == models["instruct"]
+    assert replace(newer, dtype="float32").as_known(newer).dtype == "float32"
+    assert newer.fingerprint != replace(newer, attn_implementation=None).fingerprint
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -273,6 +273,7 @@ def _rows_of(
     is_comparable = other is None or sum(reading.is_response) == sum(other.is_response)
     for row in rows if other else []:
         row["baseline"] = other.reader if other else None
+        row["pairing"] = "same"  # nothing is known of these models
     for column, (measure, name) in COLUMNS.items():
         pointing = POINTINGS[name]
         sides = [

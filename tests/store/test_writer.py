@@ -187,7 +187,7 @@ def test_a_prompt_id_cannot_have_two_texts(store):
         ({"layers": [2, 2]}, "layers must be ascending"),
         ({"activations": {}}, "activations is empty"),
         ({"activations": {"resid": np.ones((5, 2, 8))}}, "no component 'resid'"),
-        ({"activations": {"residual": np.ones((5, 3, 8))}}, "expected .rows, 2 layers, hidden"),
+        ({"activations": {"residual": np.ones((5, 3, 8))}}, "expected .rows, 2 layers, width"),
         ({"activations": {"residual": np.ones((5, 8))}}, "has shape"),
         ({"activations": {"residual": np.ones((4, 2, 8))}}, "4 rows, but there are 7 tokens"),
         ({"activations": {"residual": np.ones((5, 2, 8), dtype=int)}}, "not floating point"),
@@ -238,7 +238,7 @@ def test_another_width_or_other_layers_open_another_segment(store):
         writer.add(**make_reading(1, activations={"residual": np.ones((5, 2, 16))}))
         writer.add(**make_reading(2, layers=[3], activations={"residual": np.ones((5, 1, HIDDEN))}))
 
-    shapes = [(segment.hidden, segment.layers) for segment in store.snapshot.segments]
+    shapes = [(one.width("residual"), one.layers) for one in store.snapshot.segments]
     assert shapes == [(8, (2, 5)), (16, (2, 5)), (8, (3,))]
 
 

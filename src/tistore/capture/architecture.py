@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
+import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from tistore.capture.config import BaseConfig
 from tistore.errors import ModelLoadError
@@ -37,13 +46,38 @@ def load_architecture(base: BaseConfig) -> PreTrainedConfig:
     Raises:
         ModelLoadError: There is no such base, or its config is malformed.
     """
+    return _load_config(base).get_text_config()
+
+
+def build_skeleton(base: BaseConfig) -> PreTrainedModel:
+    """
+    Build a base's modules without their weights: parameters have shapes, and take no memory.
+
+    Quantisation replaces some of the modules on load; here they are as the family has them. Of
+    the attention implementations only "eager" is heeded: others may need another machine's GPU.
+
+    Raises:
+        ModelLoadError: There is no such base, or no model of its kind writes text.
+    """
+    config = _load_config(base)
+    is_eager = base.attn_implementation == "eager"
+    try:
+        with torch.device("meta"):
+            make = partial(AutoModelForCausalLM.from_config, trust_remote_code=False)
+            made = make(config, attn_implementation="eager" if is_eager else None)
+    except LOADING_ERRORS as error:
+        raise cannot_load("architecture of", base, error) from error
+    return cast(PreTrainedModel, made)
+
+
+def _load_config(base: BaseConfig) -> PreTrainedConfig:
     _require_base(base)
     load = partial(AutoConfig.from_pretrained, revision=base.revision, trust_remote_code=False)
     try:
-        architecture: PreTrainedConfig = load(base.path.location)
+        config: PreTrainedConfig = load(base.path.location)
     except LOADING_ERRORS as error:
         raise cannot_load("config of", base, error) from error
-    return architecture.get_text_config()
+    return config
 
 
 def _require_base(base: BaseConfig) -> None:

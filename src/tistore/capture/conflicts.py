@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tistore.capture.adapter_files import find_adapter
+from tistore.capture.agenda import Agenda
 from tistore.capture.config import RunConfig
 from tistore.capture.fingerprint import hash_adapter
 from tistore.capture.given import GivenResponses
@@ -54,6 +55,28 @@ def refuse_other_tokens(store: BaseStore, given: Iterable[GivenResponses]) -> No
                     mend="import it again under another organism's name or sample, or read it "
                     "with the base that read it first",
                 )
+
+
+def refuse_other_prompts(store: BaseStore, agenda: Agenda) -> None:
+    """
+    Refuse prompts that are encoded otherwise today than when their stored responses were written.
+
+    Raises:
+        KeyConflictError: One is; it is named.
+    """
+    written = store.snapshot.keys.get("slots", {})
+    for task in agenda.tasks:
+        if slot_key(task.slot) not in written:
+            continue
+        stored = store.stored_response(task.slot)
+        today = task.question.encoded.token_ids
+        if stored is None or tuple(stored.token_ids[: stored.prompt_length]) != today:
+            raise KeyConflictError(
+                f"{task.slot} was written to a prompt of other tokens than this run's "
+                "configuration makes of it",
+                mend="use the chat template, tokenizer and `thinking` it was written with, or "
+                "give the organism another name",
+            )
 
 
 def _refuse_changed_prompts(store: BaseStore, selections: Sequence[Selection]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -11,6 +12,17 @@ from torch import nn
 from tistore.capture.layers import check_layers
 from tistore.errors import SiteNotFoundError
 from tistore.schemas.site import Component, Site
+
+Packing = Literal["apart", "side_by_side", "by_head", "latent"]
+"""
+How queries, keys and values come out of their modules.
+
+- apart: Each out of a module of its own.
+- side_by_side: Out of one module: all queries, then all keys, then all values.
+- by_head: Out of one module: of each head, its query, key and value.
+- latent: Keys and values are expanded from one latent state: of each head, the part of its key
+  that is not rotated, and its value.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +37,13 @@ class Family:
         mlp_out: The same of its MLP.
         o_proj: Module that joins the heads' outputs.
         down_proj: Last module of the MLP; None where every block has experts instead.
+        attention: Module that puts out the attention patterns.
+        q_proj: Module that puts out queries, or several of which a block has one.
+        k_proj: The same of keys; None where no one module does.
+        v_proj: The same of values.
+        packing: How the three come out of these modules.
+        shares_keys: Whether several heads may share one key and value.
+        mlp_width: What the config calls the width of the MLP.
     """
 
     blocks: str = "model.layers"
@@ -32,35 +51,87 @@ class Family:
     mlp_out: str = "mlp"
     o_proj: str = "self_attn.o_proj"
     down_proj: str | None = "mlp.down_proj"
+    attention: str = "self_attn"
+    q_proj: str | tuple[str, ...] = "self_attn.q_proj"
+    k_proj: str | None = "self_attn.k_proj"
+    v_proj: str = "self_attn.v_proj"
+    packing: Packing = "apart"
+    shares_keys: bool = True
+    mlp_width: str = "intermediate_size"
 
-    def path(self, component: Component) -> str | None:
-        """Path of a component's module from its block; empty for the block itself."""
-        paths = {
+    def paths(self, component: Component) -> tuple[str, ...]:
+        """
+        Paths, from a block, of the module that a component is read at: the first that is there.
+
+        Empty for the block itself; none where the family has no such module.
+        """
+        paths: dict[Component, str | tuple[str, ...] | None] = {
             "residual": "",
             "attn_out": self.attn_out,
             "mlp_out": self.mlp_out,
             "o_proj": self.o_proj,
             "down_proj": self.down_proj,
+            "q_proj": self.q_proj,
+            "k_proj": self.k_proj,
+            "v_proj": self.v_proj,
+            "heads": self.o_proj,
+            "mlp_act": self.down_proj,
+            "attention": self.attention,
         }
-        return paths[component]
+        found = paths[component]
+        return found if isinstance(found, tuple) else () if found is None else (found,)
 
 
-_NORMED = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
+_NORMED: dict[str, Any] = {
+    "attn_out": "post_attention_layernorm",
+    "mlp_out": "post_feedforward_layernorm",
+}
+
+
+def _pack(module: str) -> dict[str, Any]:
+    """Let queries, keys and values come out of one module."""
+    return dict.fromkeys(("q_proj", "k_proj", "v_proj"), module)
+
 
 FAMILIES: dict[str, Family] = {
-    "deepseek_v3": Family(),
+    "deepseek_v3": Family(
+        # Without a rank of their own, queries are not compressed.
+        q_proj=("self_attn.q_b_proj", "self_attn.q_proj"),
+        k_proj=None,
+        v_proj="self_attn.kv_b_proj",
+        packing="latent",
+    ),
     "gemma2": Family(**_NORMED),
     "gemma3": Family(blocks="model.language_model.layers", **_NORMED),
     "gemma3_text": Family(**_NORMED),
-    "gpt2": Family("transformer.h", "attn", "mlp", "attn.c_proj", "mlp.c_proj"),
+    "gpt2": Family(
+        "transformer.h",
+        "attn",
+        "mlp",
+        "attn.c_proj",
+        "mlp.c_proj",
+        "attn",
+        **_pack("attn.c_attn"),
+        packing="side_by_side",
+        shares_keys=False,
+        mlp_width="n_inner",
+    ),
     "gpt_neox": Family(
-        "gpt_neox.layers", "attention", "mlp", "attention.dense", "mlp.dense_4h_to_h"
+        "gpt_neox.layers",
+        "attention",
+        "mlp",
+        "attention.dense",
+        "mlp.dense_4h_to_h",
+        "attention",
+        **_pack("attention.query_key_value"),
+        packing="by_head",
+        shares_keys=False,
     ),
     "llama": Family(),
     "mistral": Family(),
     "mixtral": Family(down_proj=None),
     "olmo2": Family(**_NORMED),
-    "phi3": Family(),
+    "phi3": Family(**_pack("self_attn.qkv_proj"), packing="side_by_side"),
     "qwen2": Family(),
     "qwen3": Family(),
     "qwen3_moe": Family(down_proj=None),
@@ -70,11 +141,12 @@ FAMILIES: dict[str, Family] = {
 
 def find_module(model: nn.Module, site: Site) -> nn.Module:
     """
-    Find the module whose output a site is.
+    Find the module that a site is read at: its output, or what it is given.
 
     Raises:
         SiteNotFoundError: The model has no such layer, or the layer no such module; or the family
-            is not known, and what enters its stream cannot be told.
+            is not known, and what enters its stream cannot be told; or attention patterns are
+            wanted of a model that does not put them out.
     """
     blocks = find_blocks(model)
     check_layers([site.layer], len(blocks))
@@ -88,15 +160,56 @@ def find_module(model: nn.Module, site: Site) -> nn.Module:
             f"{_name_parts(block)}",
             mend="add the family to FAMILIES in capture/families.py, or capture residual only",
         )
-    path = FAMILIES[family].path(site.component)
-    found = _get(block, path) if path else None
+    paths = FAMILIES[family].paths(site.component)
+    found = next((module for path in paths if (module := _get(block, path))), None)
     if found is None:
-        raise SiteNotFoundError(
-            f"layer {site.layer} of this {family} model has no {site.component}: where experts "
-            f"take the MLP's place there is no one module; its block has {_name_parts(block)}",
-            mend="capture mlp_out, which is what the experts add together",
+        raise explain_absence(
+            f"layer {site.layer} of this {family} model",
+            site.component,
+            f"; its block has {_name_parts(block)}",
         )
+    if site.component == "attention":
+        _require_eager(found)
     return found
+
+
+def explain_absence(model: str, component: Component, parts: str = "") -> SiteNotFoundError:
+    """
+    Say why a model has no module for a component.
+
+    Args:
+        model: What to call it, or the layer of it.
+        component: What it lacks.
+        parts: What else to say.
+    """
+    reason, mend = _ABSENCES.get(component, ("there is no such module", "capture residual only"))
+    return SiteNotFoundError(f"{model} has no {component}: {reason}{parts}", mend=mend)
+
+
+_NO_MLP = (
+    "where experts take the MLP's place there is no one module",
+    "capture mlp_out, which is what the experts add together",
+)
+_ABSENCES = {
+    "down_proj": _NO_MLP,
+    "mlp_act": _NO_MLP,
+    "k_proj": (
+        "its keys are joined from what two modules put out, kv_b_proj and the rotated part of "
+        "kv_a_proj_with_mqa",
+        "capture q_proj, v_proj or attention, which there are",
+    ),
+}
+
+
+def _require_eager(attention: nn.Module) -> None:
+    """Refuse attention whose implementation computes no patterns."""
+    config = getattr(attention, "config", None)
+    used = getattr(config, "_attn_implementation", None)
+    if used != "eager":
+        raise SiteNotFoundError(
+            f"this model's attention runs as {used!r}, which does not put out its patterns",
+            mend='set attn_implementation = "eager" in [base]',
+        )
 
 
 def find_blocks(model: nn.Module) -> Sequence[nn.Module]:

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from tistore.capture.config import GenerationConfig
+from tistore.capture.endings import Endings, TextEndings, find_endings, measure_answer
 from tistore.capture.families import find_device
 from tistore.capture.memory import work_in_parts
 from tistore.capture.sampling import SeededSampling
@@ -46,7 +47,8 @@ class Generation:
 
     Attributes:
         token_ids: The answer's alone, its end token included where there is one.
-        finish_reason: "stop" after an end token, "length" where the limit cut it.
+        finish_reason: "stop" after an end token or a stop text, which is the end of the answer;
+            "length" where the limit cut it.
     """
 
     token_ids: tuple[int, ...]
@@ -73,23 +75,16 @@ def generate(
         check: Called before each token; raises to give up.
 
     Raises:
+        ConfigError: A stop token is in no vocabulary.
         NoRoomError: A single prompt does not fit into the device's memory.
     """
-    stops = find_stop_ids(model, tokenizer)
-    padding = choose_padding(tokenizer)
+    endings = find_endings(model, tokenizer, settings)
 
     def answer(part: Sequence[Draft]) -> list[Generation]:
-        rows = _generate_rows(model, part, settings, stops, padding, check)
-        return [_cut(row, stops) for row in rows]
+        rows = _generate_rows(model, tokenizer, part, settings, endings, check)
+        return [_cut(row, measure_answer(tokenizer, row, endings)) for row in rows]
 
     return work_in_parts(drafts, answer)
-
-
-def find_stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Collect the tokens that end an answer, as model and tokenizer name them."""
-    named = model.generation_config.eos_token_id if model.generation_config else None
-    listed = named if isinstance(named, list) else [named]
-    return frozenset(int(i) for i in [*listed, tokenizer.eos_token_id] if i is not None)
 
 
 def choose_padding(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -100,12 +95,13 @@ def choose_padding(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def _generate_rows(
     model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     drafts: Sequence[Draft],
     settings: GenerationConfig,
-    stops: frozenset[int],
-    padding: int,
+    endings: Endings,
     check: Callable[[], None],
 ) -> list[list[int]]:
+    padding = choose_padding(tokenizer)
     width = max(len(draft.token_ids) for draft in drafts)
     # On the left, so that every answer begins in the same column.
     filled = [[padding] * (width - len(d.token_ids)) + list(d.token_ids) for d in drafts]
@@ -115,12 +111,15 @@ def _generate_rows(
     if settings.temperature > 0:
         sampling = SeededSampling(settings, [draft.seed for draft in drafts], width)
         options["logits_processor"] = LogitsProcessorList([sampling])
+    criteria: list[StoppingCriteria] = [_Check(check)]
+    if endings.texts:
+        criteria.append(TextEndings(tokenizer, endings, width))
     write: Any = model.generate
     output = write(
         input_ids=torch.tensor(filled, device=device),
         attention_mask=torch.tensor(mask, device=device),
-        generation_config=_write_recipe(settings, stops, padding),
-        stopping_criteria=StoppingCriteriaList([_Check(check)]),
+        generation_config=_write_recipe(settings, endings.token_ids, padding),
+        stopping_criteria=StoppingCriteriaList(criteria),
         **options,
     )
     rows: list[list[int]] = output[:, width:].tolist()
@@ -143,13 +142,11 @@ def _write_recipe(settings: GenerationConfig, stops: frozenset[int], padding: in
     )
 
 
-def _cut(row: Sequence[int], stops: frozenset[int]) -> Generation:
-    """Cut a row right after its first end token."""
-    ends = (index for index, token_id in enumerate(row) if token_id in stops)
-    end = next(ends, None)
-    if end is None:
+def _cut(row: Sequence[int], length: int | None) -> Generation:
+    """Cut a row at its end, if it has one."""
+    if length is None:
         return Generation(tuple(row), "length")
-    return Generation(tuple(row[: end + 1]), "stop")
+    return Generation(tuple(row[:length]), "stop")
 
 
 class _Check(StoppingCriteria):

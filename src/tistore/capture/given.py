@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,17 +15,37 @@ from tistore.capture.answer import Answer, spell_answer
 from tistore.capture.answered import ANSWER_ROLE, EncodedAnswers, encode_answers
 from tistore.capture.architecture import load_architecture, load_tokenizer
 from tistore.capture.config import RunConfig
+from tistore.capture.decode import decode_ids
 from tistore.capture.prefill import TokenSequence
 from tistore.capture.roles import UNKNOWN_ROLE
-from tistore.capture.tokenize import EncodedPrompt, encode_conversation
+from tistore.capture.stretches import assign_answer_roles
+from tistore.capture.tokenize import EncodedPrompt, Style, encode_conversation, find_last_word
 from tistore.errors import CaptureError, ConfigError, nearest
 from tistore.schemas.generation import Generation
 from tistore.schemas.prompt import Message
 from tistore.schemas.response import ResponseSlot
 from tistore.store.base import BaseStore
 
-Asked = Mapping[tuple[str, str], tuple[Sequence[Message], str | None]]
-"""Conversation and system prompt of each stored prompt."""
+
+@dataclass(frozen=True, slots=True)
+class StoredQuestion:
+    """
+    A stored prompt, by what a template needs.
+
+    Attributes:
+        conversation: All turns but the system prompt.
+        system_prompt: Instruction given before them, if any.
+        tools: Descriptions of the tools the model may call.
+    """
+
+    conversation: Sequence[Message]
+    system_prompt: str | None
+    tools: Sequence[Mapping[str, Any]]
+
+
+Asked = Mapping[tuple[str, str], StoredQuestion]
+
+_OPENING = 8  # tokens: no mark that a template may end with has more
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +82,11 @@ class GivenResponses:
         asked: Asked,
         tokenizer: PreTrainedTokenizerBase,
         architecture: PreTrainedConfig,
+        *,
+        thinking: bool = False,
     ) -> None:
         self._table = table.combine_chunks()
+        self._thinking = thinking
         self._asked = asked
         self._tokenizer = tokenizer
         self._n_vocabulary = int(architecture.vocab_size)
@@ -88,11 +111,6 @@ class GivenResponses:
         except CaptureError as error:
             raise CaptureError(f"{generation.slot}: {error.message}", mend=error.mend) from error
         return answer
-
-    def batches(self, size: int) -> Iterator[tuple[GivenPlace, ...]]:
-        """Cut the responses into batches of about one length."""
-        for start in range(0, len(self.places), size):
-            yield self.places[start : start + size]
 
     def _measure(self, row: int) -> GivenPlace:
         answer = self.encode(row)
@@ -125,21 +143,30 @@ class GivenResponses:
     def _encode_words(self, generation: Generation) -> EncodedAnswers | None:
         """Encode a response's texts; None where there are none, or nobody knows the prompt."""
         slot = generation.slot
+        asked = self._asked.get((slot.prompt_set, slot.prompt_id))
         if generation.messages is not None:
             turns = [m for m in generation.messages if m["role"] != "system"]
             system = next(
                 (m["content"] for m in generation.messages if m["role"] == "system"), None
             )
             n_asked = [turn["role"] for turn in turns].index(ANSWER_ROLE)
-        elif generation.text is not None and (slot.prompt_set, slot.prompt_id) in self._asked:
-            asked, system = self._asked[slot.prompt_set, slot.prompt_id]
-            turns = [*asked, {"role": ANSWER_ROLE, "content": generation.text}]
-            n_asked = len(asked)
+        elif generation.text is not None and asked is not None:
+            turns = [*asked.conversation, {"role": ANSWER_ROLE, "content": generation.text}]
+            n_asked = len(asked.conversation)
+            system = asked.system_prompt
         else:
             return None
         return encode_answers(
-            self._tokenizer, turns, n_asked, system, finish_reason=generation.finish_reason
+            self._tokenizer,
+            turns,
+            n_asked,
+            system,
+            self._choose_style(asked),
+            finish_reason=generation.finish_reason,
         )
+
+    def _choose_style(self, asked: StoredQuestion | None) -> Style:
+        return Style(asked.tools if asked else (), self._thinking)
 
     def _take_ids(self, generation: Generation, token_ids: tuple[int, ...]) -> Answer:
         """Use ids as they are; roles are known where the template makes the same ids."""
@@ -159,6 +186,9 @@ class GivenResponses:
             finish_reason=generation.finish_reason,
         )
         self._check_vocabulary(answer)
+        opening = find_last_word(decode_ids(self._tokenizer, token_ids[:length][-_OPENING:]))
+        told = self._tell_roles(token_ids[length:], opening)
+        answer = replace(answer, roles=(UNKNOWN_ROLE,) * length + told)
         if generation.text is not None and generation.messages is None:
             self._refuse_other_words(answer, generation.text)
         return self._know_roles(answer, generation)
@@ -179,14 +209,21 @@ class GivenResponses:
             n_response = len(ids) - length
             return replace(
                 answer,
-                roles=asked.roles + (ANSWER_ROLE,) * n_response,
+                roles=asked.roles + self._tell_roles(ids[length:], asked.opening),
                 turns=asked.turns + (asked.answer_turn,) * n_response,
             )
         return answer
 
+    def _tell_roles(self, token_ids: Sequence[int], opening: str) -> tuple[str, ...]:
+        return assign_answer_roles(self._tokenizer, token_ids, opening)
+
     def _encode_asked(self, slot: ResponseSlot) -> EncodedPrompt | None:
         known = self._asked.get((slot.prompt_set, slot.prompt_id))
-        return encode_conversation(self._tokenizer, *known) if known else None
+        if known is None:
+            return None
+        return encode_conversation(
+            self._tokenizer, known.conversation, known.system_prompt, self._choose_style(known)
+        )
 
     def _refuse_other_words(self, answer: Answer, text: str) -> None:
         """Refuse ids that spell something else than the text beside them: of another tokenizer."""
@@ -230,11 +267,22 @@ def read_given(store: BaseStore, config: RunConfig) -> dict[str, GivenResponses]
     names = [name for name in config.answerers if config.is_given(name)]
     if not names:
         return {}
-    architecture, tokenizer = load_architecture(config.base), load_tokenizer(config.base)
     asked = _read_asked(store)
     table = store.snapshot.table("generations")
+    # Who has no weights was imported for its base to read.
+    bases = {name: config.weights_of(name) or config.base_of(name) for name in names}
+    known = {
+        weights: (load_tokenizer(base), load_architecture(base))
+        for weights, base in config.weights.items()
+        if weights in bases.values()
+    }
     return {
-        name: GivenResponses(_select(table, config, name), asked, tokenizer, architecture)
+        name: GivenResponses(
+            _select(table, config, name),
+            asked,
+            *known[bases[name]],
+            thinking=config.generation.thinking,
+        )
         for name in names
     }
 
@@ -261,11 +309,15 @@ def _select(table: pa.Table, config: RunConfig, organism: str) -> pa.Table:
     return rows.filter(pc.is_in(rows["prompt_set"], pa.array(wanted, pa.string())))
 
 
-def _read_asked(store: BaseStore) -> dict[tuple[str, str], tuple[list[Message], str | None]]:
-    columns = ["prompt_set", "prompt_id", "messages", "system_prompt"]
+def _read_asked(store: BaseStore) -> dict[tuple[str, str], StoredQuestion]:
+    columns = ["prompt_set", "prompt_id", "messages", "system_prompt", "tools"]
     rows: list[dict[str, Any]] = store.snapshot.table("prompts").select(columns).to_pylist()
     return {
-        (row["prompt_set"], row["prompt_id"]): (json.loads(row["messages"]), row["system_prompt"])
+        (row["prompt_set"], row["prompt_id"]): StoredQuestion(
+            json.loads(row["messages"]),
+            row["system_prompt"],
+            json.loads(row["tools"] or "[]"),
+        )
         for row in rows
     }
 

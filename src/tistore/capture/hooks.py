@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from torch import Tensor, nn
 
-from tistore.capture.families import find_module
+from tistore.capture.taps import find_tap
 from tistore.errors import SiteNotReachedError
 from tistore.schemas.site import Site
+
+Take = Callable[[Site, Tensor], None]
+"""Gets what a site put out, once a pass; must copy what it keeps: a later module may edit it."""
+
+
+@contextmanager
+def watch(model: nn.Module, sites: Sequence[Site], take: Take) -> Iterator[None]:
+    """
+    Hand each forward pass of `model` at `sites` over while the block runs.
+
+    Args:
+        model: The model, or a PEFT wrapper around it.
+        sites: What to watch; each once.
+        take: Gets (batch, position, width) of each site, in the order they are reached. A row of
+            attention patterns is (head, key), with as many keys as the longest sequence of the
+            batch has; `trim_keys` cuts those of a shorter one.
+
+    Raises:
+        SiteNotFoundError: A site names no module; no hook has been set yet.
+        SiteNotReachedError: The block ended, but a site's module never ran.
+    """
+    taps = {site: find_tap(model, site) for site in sites}
+    missed = dict.fromkeys(taps)
+    with ExitStack() as hooks:
+        for site, tap in taps.items():
+            hooks.callback(tap.attach(partial(_hand_over, site, missed, take)).remove)
+        yield
+    if missed:
+        raise SiteNotReachedError(
+            f"no forward pass ran through {', '.join(map(str, missed))}",
+            mend="run the model inside the block",
+        )
 
 
 @contextmanager
@@ -21,27 +53,17 @@ def record(model: nn.Module, sites: Sequence[Site]) -> Iterator[Mapping[Site, li
     Tensors are detached copies: a later module may edit its input in place.
 
     Yields:
-        For each site, one (batch, position, hidden) tensor per pass, in the model's dtype.
+        For each site, one (batch, position, width) tensor per pass, in the model's dtype.
 
     Raises:
         SiteNotFoundError: A site names no module; no hook has been set yet.
         SiteNotReachedError: The block ended, but a site's module never ran.
     """
-    modules = {site: find_module(model, site) for site in sites}
-    kept: dict[Site, list[Tensor]] = {site: [] for site in modules}
-    with ExitStack() as hooks:
-        for site, module in modules.items():
-            handle = module.register_forward_hook(partial(_keep, kept[site]))
-            hooks.callback(handle.remove)
+    kept: dict[Site, list[Tensor]] = {site: [] for site in sites}
+    with watch(model, sites, lambda site, state: kept[site].append(state.detach().clone())):
         yield kept
-    if missed := [site for site in kept if not kept[site]]:
-        raise SiteNotReachedError(
-            f"no forward pass ran through {', '.join(map(str, missed))}",
-            mend="run the model inside the block",
-        )
 
 
-def _keep(kept: list[Tensor], _module: nn.Module, _inputs: object, output: object) -> None:
-    state = output[0] if isinstance(output, tuple) else output
-    assert isinstance(state, Tensor)  # blocks and attentions of transformers put it first
-    kept.append(state.detach().clone())
+def _hand_over(site: Site, missed: dict[Site, None], take: Take, state: Tensor) -> None:
+    missed.pop(site, None)
+    take(site, state)

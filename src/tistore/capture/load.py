@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -20,9 +19,10 @@ from tistore.capture.adapter_files import find_adapter
 from tistore.capture.adapters import AdapterRack
 from tistore.capture.architecture import LOADING_ERRORS, cannot_load, load_tokenizer
 from tistore.capture.architecture import load_architecture as load_architecture
-from tistore.capture.config import BaseConfig, Quantization, RunConfig, Source
+from tistore.capture.config import BaseConfig, RunConfig, Source
 from tistore.capture.families import find_blocks, find_device, find_module, name_family
 from tistore.capture.fingerprint import hash_adapter, hash_base, hash_template, hash_tokenizer
+from tistore.capture.quantization import configure_quantization, keep_weights_unpacked
 from tistore.errors import ModelLoadError, NoRoomError, nearest
 from tistore.schemas.model import Model
 from tistore.schemas.site import Site
@@ -137,6 +137,7 @@ class LoadedBase:
             tokenizer_hash=hash_tokenizer(self.tokenizer),
             chat_template_hash=hash_template(self.tokenizer),
             family=name_family(self._model),
+            attn_implementation=getattr(self._model.config, "_attn_implementation", None),
         )
 
     @property
@@ -152,23 +153,21 @@ class LoadedBase:
             raise ModelLoadError(f"no model {name!r} in this run", mend=nearest(name, self.names))
 
 
-def load_base(config: RunConfig) -> LoadedBase:
+def load_base(config: RunConfig, weights: str | None = None) -> LoadedBase:
     """
     Load a run's base, ready to read: in evaluation mode, without gradients.
+
+    Args:
+        config: The run's.
+        weights: Which of `config.weights`, with the adapters on it; the base when left out.
 
     Raises:
         ModelLoadError: The base cannot be loaded; the message says why.
         NoRoomError: It does not fit into the GPU's memory.
     """
-    base = config.base
+    base = config.weights[weights or config.base.name]
     tokenizer = load_tokenizer(base)
     placement = _place(base.device)
-    if base.quantization == "4bit" and config.adapters and placement == {"": "cpu"}:
-        # Measured with bitsandbytes 0.50.2 and PEFT 0.21.2: wrapping a base that has run alters it.
-        raise ModelLoadError(
-            "adapters on a 4bit base do not work on the CPU",
-            mend='set quantization = "8bit", or use a GPU',
-        )
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base.path.location,
@@ -176,7 +175,7 @@ def load_base(config: RunConfig) -> LoadedBase:
             dtype=base.dtype,
             device_map=placement,
             attn_implementation=base.attn_implementation,
-            quantization_config=_quantize(base.quantization),
+            quantization_config=configure_quantization(base.quantization),
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
@@ -194,23 +193,14 @@ def load_base(config: RunConfig) -> LoadedBase:
             f"base {base.path} lacks weights, such as {missing[0]} ({len(missing)} in all)",
             mend="check that every file of the model is there",
         )
-    return LoadedBase(base, model.requires_grad_(False).eval(), tokenizer, config.adapters)
+    if base.quantization == "4bit":
+        keep_weights_unpacked(model)
+    return LoadedBase(
+        base, model.requires_grad_(False).eval(), tokenizer, config.adapters_on(base.name)
+    )
 
 
 def _place(device: str) -> str | dict[str, str]:
     if device != "auto":
         return {"": device}
     return "auto" if torch.cuda.is_available() else {"": "cpu"}
-
-
-def _quantize(quantization: Quantization | None) -> BitsAndBytesConfig | None:
-    if quantization is None:
-        return None
-    options: dict[str, Any] = {"load_in_8bit": True}
-    if quantization == "4bit":
-        options = {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": "nf4",
-            "bnb_4bit_compute_dtype": torch.bfloat16,
-        }
-    return BitsAndBytesConfig(**options)  # type: ignore[no-untyped-call]

@@ -15,13 +15,21 @@ Result = TypeVar("Result")
 
 
 def work_in_parts(
-    items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Result]]
+    items: Sequence[Item],
+    work: Callable[[Sequence[Item]], Sequence[Result]],
+    *,
+    halved: Callable[[int], None] = lambda size: None,
 ) -> list[Result]:
     """
     Work on all items at once; where memory runs out, from the start on parts half as large.
 
     Results of other parts are equal to within float rounding only, so none of a failed attempt
     are kept: what comes out was made in parts of one size.
+
+    Args:
+        items: What to work on.
+        work: Gives one result an item.
+        halved: Told the new size whenever memory has run out.
 
     Raises:
         NoRoomError: A single item is too large.
@@ -39,11 +47,13 @@ def work_in_parts(
                 ) from error
             size = -(-size // 2)
         # Here the exception is gone, and with it the frames that held the tensors.
-        _free_memory()
+        release_memory()
+        halved(size)
     return []
 
 
-def _free_memory() -> None:
+def release_memory() -> None:
+    """Give back what nobody holds any more, GPUs' memory included."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from inspect import signature
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tistore.capture.families import find_device
-from tistore.capture.hooks import record
+from tistore.capture.hooks import watch
+from tistore.capture.logprobs import (
+    knows_head,
+    measure_logprobs,
+    pick_logprobs,
+    shorten_head,
+)
+from tistore.capture.states import States
+from tistore.capture.taps import trim_keys
 from tistore.schemas.response import CaptureSettings
-from tistore.schemas.site import Component, Site
-
-LOGPROB_CHUNK = 64
-"""Positions whose logits are widened to float32 at a time: a vocabulary is large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,8 @@ class Prefill:
     What a model made of a sequence.
 
     Attributes:
-        activations: For each component, (rows, layer, hidden) on the CPU, in the model's dtype;
-            row t is the state at token t.
+        activations: For each component, (rows, layer, width) on the CPU, in the model's dtype;
+            row t is the state at token t. A layer's rows lie together in memory.
         logprobs: Natural-log probability the model gave each token, float32; None for the first
             one and wherever it was not asked for.
     """
@@ -50,7 +54,62 @@ class Prefill:
     logprobs: tuple[float | None, ...]
 
 
-@torch.inference_mode()
+class BatchUnderway:
+    """
+    A batch that a model has run through, whose states may still be on their way from a GPU.
+
+    Attributes:
+        sequences: What was read.
+        size_bytes: What the states take.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequence[TokenSequence],
+        settings: CaptureSettings,
+        states: States,
+        logprobs: Tensor | None,
+    ) -> None:
+        self.sequences = tuple(sequences)
+        self.size_bytes = states.size_bytes
+        self._settings = settings
+        self._states = states
+        self._logprobs = logprobs
+
+    @cached_property
+    def prefills(self) -> tuple[Prefill, ...]:
+        """What the model made of each sequence; waits until all of it has arrived."""
+        self._states.wait()
+        logprobs = iter([] if self._logprobs is None else self._logprobs.tolist())
+        found = []
+        start = 0
+        for sequence in self.sequences:
+            first, n_tokens = _first_row(sequence, self._settings), len(sequence.token_ids)
+            stop = start + n_tokens - first
+            begin = n_tokens if self._logprobs is None else max(first, 1)
+            found.append(
+                Prefill(
+                    activations={
+                        component: self._trim(component, values[:, start:stop], n_tokens)
+                        for component, values in self._states.values.items()
+                    },
+                    logprobs=(
+                        *[None] * begin,
+                        *(next(logprobs) for _ in range(begin, n_tokens)),
+                    ),
+                )
+            )
+            start = stop
+        return tuple(found)
+
+    def _trim(self, component: str, values: Tensor, n_tokens: int) -> Tensor:
+        """Turn a sequence's [layer, row, width] around; its patterns end where it does."""
+        if component == "attention":
+            longest = max(len(sequence.token_ids) for sequence in self.sequences)
+            values = trim_keys(values, longest, n_tokens)
+        return values.transpose(0, 1)
+
+
 def prefill(
     model: PreTrainedModel,
     sequences: Sequence[TokenSequence],
@@ -59,6 +118,20 @@ def prefill(
     padding: int = 0,
     logprobs: bool = True,
 ) -> list[Prefill]:
+    """Read sequences as one batch, as `start_prefill` does, and wait for what comes of it."""
+    batch = start_prefill(model, sequences, settings, padding=padding, logprobs=logprobs)
+    return list(batch.prefills)
+
+
+@torch.inference_mode()
+def start_prefill(
+    model: PreTrainedModel,
+    sequences: Sequence[TokenSequence],
+    settings: CaptureSettings,
+    *,
+    padding: int = 0,
+    logprobs: bool = True,
+) -> BatchUnderway:
     """
     Read sequences as one batch.
 
@@ -70,8 +143,7 @@ def prefill(
         sequences: What to read.
         settings: Layers, components and rows to keep.
         padding: Id to fill up with.
-        logprobs: Whether to ask for log probabilities; without them the model's head runs over
-            one position only.
+        logprobs: Whether to ask for log probabilities: without them the model's head is spared.
 
     Raises:
         SiteNotFoundError: The model has no such layer.
@@ -80,75 +152,53 @@ def prefill(
     filled = [[*s.token_ids, *[padding] * (width - len(s.token_ids))] for s in sequences]
     lengths = torch.tensor([len(sequence.token_ids) for sequence in sequences])
     device = find_device(model)
-    first = [_first_row(sequence, settings) for sequence in sequences]
-    # A token's probability stands one position before it.
-    kept_logits = width - max(min(first) - 1, 0) if logprobs else 1
-    with record(model, settings.sites) as kept:
+    states = States(settings, _list_rows(sequences, settings, width, before=0))
+    rows = _list_rows(sequences, settings, width, before=1) if logprobs else None
+    # Where a family does more to its logits than is known here, it makes them all itself.
+    is_short = knows_head(model) or not logprobs
+    head: AbstractContextManager[list[Tensor]] = nullcontext([])
+    if is_short:
+        head = shorten_head(model, rows)
+    with head as kept, watch(model, settings.sites, states.take):
         output = model(
             input_ids=torch.tensor(filled, device=device),
             attention_mask=(torch.arange(width) < lengths[:, None]).long().to(device),
             use_cache=False,
-            **_limit_logits(model, kept_logits),
         )
-    logits = output.logits
-    return [
-        Prefill(
-            activations={
-                component: _gather(kept, component, settings, row, first[row], int(lengths[row]))
-                for component in settings.components
-            },
-            logprobs=_measure_logprobs(logits[row], width, sequence.token_ids, first[row])
-            if logprobs
-            else (None,) * len(sequence.token_ids),
+    measured = None
+    if rows is not None:
+        targets = [s.token_ids[max(_first_row(s, settings), 1) :] for s in sequences]
+        wanted = torch.tensor([token_id for part in targets for token_id in part])
+        measured = states.bring(
+            measure_logprobs(model, kept[0], wanted)
+            if is_short
+            else pick_logprobs(output.logits, rows, wanted)
         )
-        for row, sequence in enumerate(sequences)
-    ]
+    return BatchUnderway(sequences, settings, states, measured)
 
 
 def _first_row(sequence: TokenSequence, settings: CaptureSettings) -> int:
     return 0 if settings.rows == "all" else sequence.prompt_length
 
 
-def _limit_logits(model: PreTrainedModel, count: int) -> dict[str, Any]:
-    """Ask for the last logits only, where the family can leave the others out."""
-    is_known = "logits_to_keep" in signature(model.forward).parameters
-    return {"logits_to_keep": count} if is_known else {}
-
-
-def _gather(
-    kept: Mapping[Site, list[Tensor]],
-    component: Component,
-    settings: CaptureSettings,
-    row: int,
-    start: int,
-    end: int,
+def _list_rows(
+    sequences: Sequence[TokenSequence], settings: CaptureSettings, width: int, before: int
 ) -> Tensor:
-    """Stack one sequence's states over layers: (rows, layer, hidden) on the CPU."""
-    states = [kept[Site(component, layer)][0][row, start:end] for layer in settings.layers]
-    # Layers may lie on several GPUs; one copy a sequence leaves them.
-    return torch.stack([state.to(states[0].device) for state in states], dim=1).cpu()
-
-
-def _measure_logprobs(
-    logits: Tensor, width: int, token_ids: Sequence[int], first: int
-) -> tuple[float | None, ...]:
     """
-    Look up the log probability of each token from position `first` on.
+    Number the wanted rows of a batch, counted through its sequences filled up to `width`.
 
     Args:
-        logits: (position, vocabulary) of the last positions of a sequence filled up to `width`.
-        width: Length of the filled sequence.
-        token_ids: The sequence, not filled.
-        first: Position of the first token that is asked for.
+        sequences: Of the batch.
+        settings: Say from which token on a row is wanted.
+        width: Length of the filled sequences.
+        before: 0 for the tokens' own rows; 1 for those of the tokens before, where a token's
+            probability stands: the first token has none.
     """
-    begin = max(first, 1)
-    skipped = width - logits.shape[0]
-    targets = torch.tensor(token_ids[begin:], device=logits.device)
-    values: list[float] = []
-    for at in range(0, len(targets), LOGPROB_CHUNK):
-        chunk = targets[at : at + LOGPROB_CHUNK]
-        start = begin + at - 1 - skipped
-        wide = logits[start : start + len(chunk)].float()
-        chosen = wide.gather(1, chunk[:, None])[:, 0]
-        values += (chosen - wide.logsumexp(dim=-1)).tolist()
-    return (*[None] * begin, *values)
+    parts = [
+        torch.arange(
+            at * width + max(_first_row(sequence, settings), before) - before,
+            at * width + len(sequence.token_ids) - before,
+        )
+        for at, sequence in enumerate(sequences)
+    ]
+    return torch.cat(parts)

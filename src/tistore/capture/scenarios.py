@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from tistore.capture.config import RunConfig
 from tistore.capture.decode import decode_tokens
 from tistore.capture.generate import choose_padding
+from tistore.capture.in_flight import count_tokens_in_flight, cut_batches
 from tistore.capture.load import LoadedBase, load_architecture, load_base
 from tistore.capture.memory import work_in_parts
-from tistore.capture.plan import resolve_settings
 from tistore.capture.prefill import Prefill, TokenSequence, prefill
+from tistore.capture.settings import resolve_settings
 from tistore.capture.tokenize import encode_conversation, encode_text
 from tistore.datasets.scenarios import Scenario, TraitScenarios
 from tistore.errors import DatasetError
@@ -62,10 +63,18 @@ def read_scenarios(store: BaseStore, config: RunConfig, traits: Sequence[TraitSc
     tasks = [_encode(loaded, prompt, scenario) for prompt, scenario in wanted]
     # Batches follow from the scenarios alone, as those of a run do from its configuration.
     tasks.sort(key=lambda task: (len(task.sequence.token_ids), task.slot))
-    size = config.generation.batch_size
+    longest = len(tasks[-1].sequence.token_ids)
+    with loaded.reading_as(loaded.name) as model:
+        most_tokens = count_tokens_in_flight(config.generation, model, settings, longest)
+    batches = cut_batches(
+        tasks,
+        lambda task: len(task.sequence.token_ids),
+        most_tokens=most_tokens,
+        most_items=config.generation.batch_size,
+    )
     with store.writer() as writer:
-        for start in range(0, len(tasks), size):
-            _read_batch(writer, loaded, tasks[start : start + size], settings)
+        for batch in batches:
+            _read_batch(writer, loaded, batch, settings)
     return writer.committed_readings
 
 

@@ -10,7 +10,11 @@ from typing import Any, Self
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class StopRequestedError(Exception):
+class StopError(Exception):
+    """Something asked the run to stop, where nothing is lost and it can go on later."""
+
+
+class StopRequestedError(StopError):
     """
     A signal asked the run to stop.
 
@@ -21,6 +25,22 @@ class StopRequestedError(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
+
+
+class ReserveReachedError(StopError):
+    """
+    The disk has hardly more room than is to stay free.
+
+    Args:
+        free_bytes: What it has.
+        reserve_bytes: What is to stay free.
+    """
+
+    def __init__(self, free_bytes: int, reserve_bytes: int) -> None:
+        super().__init__(
+            f"{free_bytes / 1e9:.2f} GB of free disk, of which {reserve_bytes / 1e9:.2f} GB are "
+            "to stay free"
+        )
 
 
 class StopSignals:

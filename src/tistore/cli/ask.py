@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
 _LEAST_MEMORY_BYTES = 10**6
 
+AnyPairing = Annotated[
+    bool,
+    typer.Option(
+        "--any-pairing", help="Keep pairs that differ in precision, template or tokenizer."
+    ),
+]
+
 
 class Statistic(StrEnum):
     """What a response's score is."""
@@ -128,6 +135,7 @@ def top(
     where: Annotated[
         str | None, typer.Option(help="SQL condition on responses, clauses, or tokens.")
     ] = None,
+    any_pairing: AnyPairing = False,
     context: Annotated[int, typer.Option(min=0, help="Tokens of text around each span.")] = 30,
     n: RowCount = 20,
     format: FormatOption = Format.TABLE,
@@ -150,6 +158,7 @@ def top(
         rank_by=rank_by.value,
         min_tokens=min_tokens,
         where=where,
+        any_pairing=any_pairing,
     )
     found = find_spans(opened, question, context=context)
     chosen = choose(format, as_json)
@@ -173,14 +182,23 @@ def diff(
     trait: Annotated[
         list[str] | None, typer.Option("--trait", "-t", help="Vector references; all traits.")
     ] = None,
+    any_pairing: AnyPairing = False,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:
     """Measure, trait by trait, how an organism departs from its base."""
-    from tistore.query.effects import effects
+    from tistore.query.effects import find_effects
 
-    rows = effects(tistore.open(store), traits=trait, organisms=[organism], baseline=baseline)
-    print_rows(rows, choose(format, as_json))
+    found = find_effects(
+        tistore.open(store),
+        traits=trait,
+        organisms=[organism],
+        baseline=baseline,
+        any_pairing=any_pairing,
+    )
+    print_rows(found.rows, choose(format, as_json))
+    for note in found.notes:
+        say(f"note: {note}")
 
 
 def _split_parameter(given: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,9 +12,6 @@ import tistore
 from tistore.cli.options import ConfigPath, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_record, say
 from tistore.errors import StoreNotFoundError
-
-if TYPE_CHECKING:
-    from tistore.capture.plan import Plan
 
 
 def register(app: typer.Typer) -> None:
@@ -28,20 +25,39 @@ def plan(
     path: Annotated[
         Path | None, typer.Option("--store", help="Where the store would lie; here if left out.")
     ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Load the base and time a moment of it.")
+    ] = False,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """Work out what a run would take, without loading weights or touching a store."""
+    """
+    Check a run, and work out what it would take; nothing is loaded, unless to be timed.
+
+    Exit code 5 says that there is too little disk or memory.
+    """
     from tistore.capture.quiet import silence_libraries
 
     silence_libraries()
     from tistore.capture.config import read_config
-    from tistore.capture.plan import check_room
+    from tistore.capture.plan import check_plan
     from tistore.capture.plan import plan as plan_run
+    from tistore.capture.plan_report import describe_plan, show_plan
+    from tistore.capture.preflight import check_run
+    from tistore.capture.timing import find_timing, probe_run
 
-    planned = plan_run(read_config(config), path=path)
-    print_record(_describe(planned), choose(format, as_json))
-    check_room(planned.compressed_bytes, planned.free_bytes)
+    run = read_config(config)
+    checked = check_run(run)
+    planned = plan_run(run, path=path, checked=checked)
+    for note in planned.notes:
+        say(f"note: {note}")
+    timing = find_timing(path, run, planned)
+    if probe and planned.is_possible:
+        timing = probe_run(run, checked.weights[run.base.name], planned, path or Path())
+    chosen = choose(format, as_json)
+    is_for_people = chosen in (Format.TABLE, Format.MD)
+    print_record((show_plan if is_for_people else describe_plan)(planned, timing), chosen)
+    check_plan(planned)
 
 
 def ingest(
@@ -73,20 +89,3 @@ def ingest(
     if not report.readings:
         say(f"nothing was left to do: {report.skipped} readings are stored")
     print_record(asdict(report), choose(format, as_json))
-
-
-def _describe(planned: Plan) -> dict[str, Any]:
-    return {
-        "organisms": [organism.name for organism in planned.organisms],
-        "layers": list(planned.layers),
-        "hidden": planned.hidden,
-        "dtype": planned.dtype,
-        "responses": planned.responses,
-        "readings": planned.readings,
-        "generated_tokens": planned.generated_tokens,
-        "rows": planned.rows,
-        "raw_bytes": planned.size_bytes,
-        "stored_bytes": planned.compressed_bytes,
-        "files": planned.files,
-        "free_bytes": planned.free_bytes,
-    }

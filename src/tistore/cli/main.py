@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from tistore.cli import ask, cache, capture, demo, exports, imports, store, vectors
+from tistore.cli import (
+    ask,
+    cache,
+    calibrate,
+    capture,
+    demo,
+    exports,
+    imports,
+    lens,
+    noise,
+    status,
+    store,
+    vectors,
+)
 from tistore.cli.output import say
 from tistore.errors import TistoreError
 from tistore.version import __version__
@@ -21,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # laying help out with rich takes a third of the time help may take
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, capture, store, ask, cache):
+for module in (demo, capture, noise, status, store, ask, lens, cache, calibrate):
     module.register(app)
 app.add_typer(vectors.app, name="vectors")
 app.add_typer(imports.app, name="import")

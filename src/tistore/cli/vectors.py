@@ -137,6 +137,36 @@ def extract(
     print_rows([_describe(vector) for vector in fitted], choose(format, as_json))
 
 
+@app.command()
+def clean(
+    store: StorePath,
+    references: Annotated[
+        list[str], typer.Argument(metavar="VECTOR...", help="Vector references.")
+    ],
+    without: Annotated[
+        str, typer.Option(help="massive, sun, top5, top5-3layers, or numbers: '443, 1802'.")
+    ] = "massive",
+    format: FormatOption = Format.TABLE,
+    as_json: JsonOption = False,
+) -> None:
+    """Add vectors without their massive dimensions, which `tistore calibrate` finds."""
+    from tistore.vectors.cleaning import clean_vectors
+
+    done = clean_vectors(tistore.open(store), references, without)
+    rows = [
+        {
+            "reference": one.vector.reference,
+            "cleaned": one.cleaned and one.cleaned.reference,
+            "dims": list(one.dims),
+            "kept": one.kept,
+        }
+        for one in done
+    ]
+    print_rows(rows, choose(format, as_json))
+    if unchanged := [one.vector.reference for one in done if one.cleaned is None]:
+        say(f"nothing to take out of {', '.join(unchanged)}")
+
+
 def _describe(vector: Vector) -> dict[str, Any]:
     row = vector.to_row()
     del row["values"]

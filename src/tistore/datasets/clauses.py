@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 # A mark ends a clause when white space follows, so that 3.14, 1,000, 10:30 and URLs stay whole.
 # Em dashes, line breaks and full-width marks need no space after them.
@@ -14,6 +15,8 @@ _BOUNDARY = re.compile(
     r"""|[。！？，、；：]+["')\]}»”’」』]*"""
 )
 _LIST_NUMBER = re.compile(r"\s*\(?\d{1,3}[.:)]*")
+
+_INCUMBENT_MARKS = frozenset(",.;—\n!?:")
 
 Offset = tuple[int, int]
 """A half-open range of characters."""
@@ -98,6 +101,35 @@ def split_clauses(text: str, offsets: Sequence[Offset]) -> list[Clause]:
         _cover(text, offsets, group)
         for group in groups
         if text[offsets[group[0]][0] : offsets[group[-1]][1]].strip()
+    ]
+
+
+def split_clauses_incumbent(tokens: Sequence[str]) -> list[Clause]:
+    """
+    Split a response as trait-interp's `per_token_diff` does, for figures that compare with its.
+
+    A clause ends after any token that holds one of `, . ; — ! ? :` or a line break, inside numbers
+    and addresses too, and after the last token; a clause of white space alone is left out. A
+    capture stores the clauses of `split_clauses`; these follow from the stored token strings.
+
+    Args:
+        tokens: The response's, special tokens left out.
+
+    Returns:
+        Clauses in order; characters are counted in the tokens' own spelling.
+
+    Source:
+        trait-interp, analysis/model_diff/per_token_diff.py.
+    """
+    ends = [index + 1 for index, token in enumerate(tokens) if _INCUMBENT_MARKS & set(token)]
+    bounds = list(dict.fromkeys([0, *ends, len(tokens)]))
+    text = "".join(tokens)
+    stops = list(accumulate(map(len, tokens)))
+    offsets = list(zip([0, *stops], stops, strict=False))
+    return [
+        _cover(text, offsets, list(range(start, end)))
+        for start, end in pairwise(bounds)
+        if "".join(tokens[start:end]).strip()
     ]
 
 

@@ -3,7 +3,7 @@ Prompt sets, read from JSON and JSONL.
 
 A file holds a list of prompts, an object with the list under `prompts` or `questions`, or one
 prompt a line. A prompt is a string, or an object with `text`, `prompt`, `question` or `messages`,
-and perhaps `id`, `system_prompt`, `note` and `tags`. Other keys are left alone.
+and perhaps `id`, `system_prompt`, `prefill`, `tools`, `note` and `tags`. Other keys are left alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from tistore.schemas.prompt import Message, Prompt
 
 LIST_KEYS = ("prompts", "questions")
 TEXT_KEYS = ("text", "prompt", "question")
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
+MESSAGE_KEYS = {
+    "system": ("role", "content"),
+    "user": ("role", "content"),
+    "assistant": ("role", "content", "reasoning_content", "thinking", "tool_calls"),
+    "tool": ("role", "content", "tool_call_id", "name"),
+}
+"""What is kept of a message: what chat templates read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +87,7 @@ def read_prompt_set(path: Path, name: str | None = None) -> PromptSet:
         raise DatasetError(f"{path} holds no prompts", mend="add at least one prompt to it")
     name = name or name_prompt_set(path)
     prompts = tuple(
-        _read_prompt(path, index, entry, name, header.get("system_prompt"))
-        for index, entry in enumerate(entries)
+        _read_prompt(path, index, entry, name, header) for index, entry in enumerate(entries)
     )
     _refuse_duplicates(path, prompts)
     return PromptSet(
@@ -156,7 +162,9 @@ def _parse(path: Path, content: bytes) -> tuple[Sequence[Any], Mapping[str, Any]
     )
 
 
-def _read_prompt(path: Path, index: int, entry: Any, prompt_set: str, system_prompt: Any) -> Prompt:
+def _read_prompt(
+    path: Path, index: int, entry: Any, prompt_set: str, header: Mapping[str, Any]
+) -> Prompt:
     """Read the prompt at `index` of the file, in whichever form it has."""
     where = f"{path}: prompt at index {index}"
     fields: dict[str, Any] = {"text": entry} if isinstance(entry, str) else entry
@@ -165,17 +173,27 @@ def _read_prompt(path: Path, index: int, entry: Any, prompt_set: str, system_pro
     messages = _read_messages(where, fields.get("messages"))
     leading = [message["content"] for message in messages if message["role"] == "system"]
     turns = tuple(message for message in messages if message["role"] != "system")
-    system = fields.get("system_prompt", leading[0] if leading else system_prompt)
+    system = fields.get("system_prompt", leading[0] if leading else header.get("system_prompt"))
     identity = fields.get("id")
-    return Prompt(
+    asked = [turn["content"] for turn in turns if turn["role"] == "user"]
+    prompt = Prompt(
         prompt_set=prompt_set,
         prompt_id=str(index + 1 if identity is None else identity),
-        text=turns[-1]["content"] if turns else _read_text(where, fields),
+        text=asked[-1] if asked else _read_text(where, fields),
         messages=turns,
         system_prompt=_text_or_none(system),
         note=_text_or_none(fields.get("note")),
         tags=_read_tags(where, fields.get("tags")),
+        tools=_read_tools(where, fields.get("tools", header.get("tools"))),
     )
+    own = _text_or_none(fields.get("prefill"))
+    if own and prompt.is_prefilled:
+        raise DatasetError(
+            f"{where} ends with the assistant, and has a 'prefill' beside it",
+            mend="keep one of the two",
+        )
+    begun = own if "prefill" in fields else _text_or_none(header.get("prefill"))
+    return prompt.prefill(begun) if begun else prompt
 
 
 def _read_text(where: str, fields: Mapping[str, Any]) -> str:
@@ -192,21 +210,58 @@ def _read_messages(where: str, messages: Any) -> list[Message]:
     if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
         raise DatasetError(
             f"{where} has malformed messages",
-            mend=f'write [{{"role": "user", "content": "…"}}, …]; roles are {", ".join(ROLES)}',
+            mend=f'write [{{"role": "user", "content": "…"}}, …]; roles are {", ".join(ROLES)}, '
+            "an assistant's 'tool_calls' name a 'function' each, and its thinking is text",
         )
     if any(message["role"] == "system" for message in messages[1:]):
         raise DatasetError(f"{where} has a system message after the first", mend="move it up")
-    if not messages or messages[-1]["role"] != "user":
+    if not any(message["role"] == "user" for message in messages):
+        raise DatasetError(f"{where} has no user message", mend="add what is asked")
+    last = messages[-1]
+    if last["role"] == "assistant" and (last.get("tool_calls") or not last.get("content")):
+        raise DatasetError(
+            f"{where} ends with tool calls or an empty answer, which no model can go on with",
+            mend="end it with a user or tool message, or with the answer's first words",
+        )
+    if last["role"] == "system":
         raise DatasetError(f"{where} does not end with a user message", mend="end it with one")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+    return [_keep_known(message) for message in messages]
+
+
+def _keep_known(message: Mapping[str, Any]) -> Message:
+    known = MESSAGE_KEYS[message["role"]]
+    return {key: message[key] for key in known if message.get(key) is not None}
 
 
 def _is_message(message: Any) -> bool:
+    if not isinstance(message, dict) or message.get("role") not in ROLES:
+        return False
+    calls = message.get("tool_calls") or []
+    texts = [message[key] for key in ("reasoning_content", "thinking") if message.get(key)]
+    # Beside calls and thinking there is often nothing else to say.
+    says_more = message["role"] == "assistant" and bool(calls or texts)
+    texts.append((message.get("content") or "") if says_more else message.get("content"))
     return (
-        isinstance(message, dict)
-        and message.get("role") in ROLES
-        and isinstance(message.get("content"), str)
+        all(isinstance(text, str) for text in texts)
+        and isinstance(calls, list)
+        and all(_is_call(call) for call in calls)
     )
+
+
+def _is_call(call: Any) -> bool:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
+
+
+def _read_tools(where: str, tools: Any) -> tuple[Mapping[str, Any], ...]:
+    if tools is None:
+        return ()
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise DatasetError(
+            f"{where} has malformed tools",
+            mend='write [{"type": "function", "function": {"name": "…", "parameters": {…}}}, …]',
+        )
+    return tuple(tools)
 
 
 def _read_tags(where: str, tags: Any) -> tuple[str, ...]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tistore.datasets.foreign.responses import GivenResponse, read_responses
 from tistore.errors import DatasetError, KeyConflictError
 from tistore.schemas.generation import Generation
-from tistore.schemas.prompt import Message, Prompt
+from tistore.schemas.prompt import Prompt
 from tistore.store.base import BaseStore
 from tistore.store.keys import row_content, row_key
 
@@ -86,7 +86,7 @@ def import_responses(
         imported += known.admit(given)
     if store is not None and not dry_run:
         responses = read_responses(source, organism=organism, prompt_set=prompt_set)
-        _write(store, responses, known, _describe(source, digest))
+        _store(store, responses, known, _describe(source, digest))
     return ResponsesReport(
         source=str(source),
         seen=seen,
@@ -96,6 +96,39 @@ def import_responses(
         unread_keys=dict(sorted(unread.items())),
         dry_run=dry_run,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """
+    What a model is asked, as canonical JSON; labels of the prompt are no part of it.
+
+    Attributes:
+        conversation: All turns but the system prompt.
+        system_prompt: Instruction given before them.
+        tools: Descriptions of the tools it may call.
+    """
+
+    conversation: str
+    system_prompt: str | None
+    tools: str
+
+    @classmethod
+    def of(cls, prompt: Prompt) -> Self:
+        """Take what a prompt asks."""
+        tools = _write(list(prompt.tools))
+        return cls(_write(prompt.conversation), prompt.system_prompt or None, tools)
+
+    def is_asked_by(self, other: Self) -> bool:
+        """Whether a response's prompt is this one; it need not say which tools there were."""
+        return other in (self, replace(self, tools=_NO_TOOLS))
+
+
+def _write(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+_NO_TOOLS = _write([])
 
 
 class _Known:
@@ -145,10 +178,10 @@ class _Known:
                 )
             return
         if asked is None:
-            self._prompts[key] = _question(prompt.conversation, prompt.system_prompt)
+            self._prompts[key] = _Question.of(prompt)
             self.new_prompts[key] = prompt
             self._places[key] = given.place
-        elif asked != _question(prompt.conversation, prompt.system_prompt):
+        elif not asked.is_asked_by(_Question.of(prompt)):
             where = f"given at {self._places[key]}" if key in self._places else "in the store"
             raise KeyConflictError(
                 f"{given.place}: prompt {slot.prompt_set}#{slot.prompt_id} is {where} "
@@ -173,7 +206,7 @@ class _Known:
             )
 
 
-def _write(
+def _store(
     store: BaseStore, responses: Iterator[GivenResponse], known: _Known, source: dict[str, Any]
 ) -> None:
     """Write what is new, some rows at a time; the source comes last, once all of it is there."""
@@ -195,19 +228,16 @@ def _write(
         writer.add_rows("sources", [source])
 
 
-def _read_prompts(store: BaseStore) -> dict[PromptKey, str]:
-    columns = ["prompt_set", "prompt_id", "messages", "system_prompt"]
+def _read_prompts(store: BaseStore) -> dict[PromptKey, _Question]:
+    columns = ["prompt_set", "prompt_id", "messages", "system_prompt", "tools"]
     return {
-        (row["prompt_set"], row["prompt_id"]): _question(
-            json.loads(row["messages"]), row["system_prompt"]
+        (row["prompt_set"], row["prompt_id"]): _Question(
+            _write(json.loads(row["messages"])),
+            row["system_prompt"] or None,
+            _write(json.loads(row["tools"] or "[]")),
         )
         for row in store.snapshot.table("prompts").select(columns).to_pylist()
     }
-
-
-def _question(conversation: Sequence[Message], system_prompt: str | None) -> str:
-    """Write down what a model is asked; labels of the prompt are no part of it."""
-    return json.dumps([list(conversation), system_prompt or None], sort_keys=True)
 
 
 def _describe(source: Path, digest: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tistore.errors import NotStoredError, VectorMismatchError, nearest
 from tistore.exchange.selection import Selection, select
+from tistore.query.pairing import check_pairing, offer_any_pairing
 from tistore.query.readings import Ids, Readings
 from tistore.query.relations import Extent, shared_positions
 from tistore.query.span_question import quote
@@ -78,9 +79,11 @@ class RowPlan:
         is_paired: Whether each has a partner.
         n_rows: How many there are.
         n_readings: Readings they are of.
-        n_left_out: Readings that the condition picks, but that were not captured at the site or
-            have no partner there.
+        n_left_out: Readings that the condition picks, but that were not captured at the site,
+            have no partner there, or are second readings that it does not name.
         has_exponents: Whether some of them are beyond float16.
+        notes: What sets the models of a pair apart besides their weights, where that was asked
+            for.
     """
 
     site: Site
@@ -92,6 +95,7 @@ class RowPlan:
     n_readings: int
     n_left_out: int
     has_exponents: bool
+    notes: tuple[str, ...] = ()
 
 
 def plan_rows(
@@ -132,6 +136,7 @@ def plan_pairs(
     baseline: str,
     reader: str | None = None,
     is_response_only: bool = False,
+    any_pairing: bool = False,
 ) -> RowPlan:
     """
     Find the rows of some readings whose tokens another reader has read, too.
@@ -146,14 +151,16 @@ def plan_pairs(
         baseline: The other reader.
         reader: Whose readings count; each response's own author when None.
         is_response_only: Only tokens under audit.
+        any_pairing: Keep pairs of models that differ in precision, template or tokenizer.
 
     Raises:
         QueryError: The condition is malformed.
+        PairingError: There are such pairs, and they were not asked for.
         NotStoredError: There is no such reader; no reading satisfies the condition, was captured
             at the site, or has a partner there; or they have no such rows.
         VectorMismatchError: Their activations differ in width.
     """
-    readings = Readings(store.snapshot.segments)
+    readings = Readings(store.snapshot.segments, lambda: store.snapshot.models)
     known = readings.table["reader"].unique().to_pylist()
     for name in (baseline, reader):
         if name is not None and name not in known:
@@ -180,9 +187,12 @@ def plan_pairs(
     pairs = pairs.take(np.flatnonzero(np.isin(pairs.reader, ids)))
     _, once = np.unique(pairs.reader, return_index=True)
     pairs = pairs.take(once)
-    first, stop = shared_positions(Extent("token_diffs", readings, pairs.reader, pairs.baseline))
+    extent = Extent("token_diffs", readings, pairs.reader, pairs.baseline)
+    with offer_any_pairing():
+        notes = tuple(check_pairing(extent, any_pairing))
+    first, stop = shared_positions(extent)
     n_left_out = n_without + len(selected) - len(pairs.reader)
-    found = _Found(pairs.reader, pairs.baseline, first, stop, n_left_out)
+    found = _Found(pairs.reader, pairs.baseline, first, stop, n_left_out, notes)
     return _lay_out(readings, found, site, is_response_only)
 
 
@@ -195,15 +205,16 @@ class _Found:
     first: Ids
     stop: Ids
     n_left_out: int
+    notes: tuple[str, ...] = ()
 
 
 def _select(store: Store, where: str | None, site: Site, readings: Readings) -> tuple[Ids, int]:
-    """Number the selected readings that have the site; and count those that lack it."""
+    """Number the selected readings that have the site; and count those that are left out."""
     selection = Selection.parse(where, str(site.layer), site.component)
     selected = select(store, selection)
     place_of = {segment.uuid: place for place, segment in enumerate(readings.segments)}
     ids = [readings.offsets[place_of[part.segment.uuid]] + part.places for part in selected.parts]
-    return np.concatenate(ids), selected.n_without_sites
+    return np.concatenate(ids), selected.n_without_sites + selected.n_second_readings
 
 
 def _take_longest(readings: Readings, ids: Ids) -> Ids:
@@ -234,7 +245,7 @@ def _lay_out(readings: Readings, found: _Found, site: Site, is_response_only: bo
         raise NotStoredError(f"the {len(found.ids)} readings selected have no tokens{audited}")
     return RowPlan(
         site=site,
-        hidden=used[0].hidden,
+        hidden=used[0].width(site.component),
         segments=tuple(segments),
         units=tuple(units),
         is_paired=found.partners is not None,
@@ -242,6 +253,7 @@ def _lay_out(readings: Readings, found: _Found, site: Site, is_response_only: bo
         n_readings=len(found.ids),
         n_left_out=found.n_left_out,
         has_exponents=any(segment.exponent(site) for segment in used),
+        notes=found.notes,
     )
 
 
@@ -273,7 +285,7 @@ def _find_units(segment: Segment, site: Site, rows: SegmentRows, place: int) -> 
 
 
 def _check_width(segments: Sequence[Segment], site: Site) -> None:
-    widths = sorted({segment.hidden for segment in segments})
+    widths = sorted({segment.width(site.component) for segment in segments})
     if len(widths) > 1:
         raise VectorMismatchError(
             f"the activations selected at {site} are {' and '.join(map(str, widths))} wide",

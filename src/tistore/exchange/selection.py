@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tistore.capture.layers import split_spans
 from tistore.errors import ConfigError, NotStoredError, nearest
 from tistore.query.span_question import check_condition
 from tistore.query.store import Store
+from tistore.schemas.model import SECOND_READING
 from tistore.schemas.site import COMPONENTS, Component, Site
 from tistore.store.segment import Segment
 
@@ -31,6 +34,11 @@ class Selection:
     where: str | None = None
     layers: str | None = None
     component: Component | None = None
+
+    @property
+    def names_second_readings(self) -> bool:
+        """Whether the condition speaks of second readings, those of `tistore noise`."""
+        return self.where is not None and SECOND_READING in self.where
 
     @classmethod
     def parse(
@@ -87,7 +95,12 @@ class Part:
     @property
     def half_bytes(self) -> int:
         """Bytes of the selected values as float16."""
-        return self.n_rows * len(self.sites) * self.segment.hidden * 2
+        return self.n_rows * self.row_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of all sites as float16."""
+        return sum(2 * self.segment.width(site.component) for site in self.sites)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,11 +113,13 @@ class Selected:
         parts: Segment by segment, in the order of the store.
         n_without_sites: Readings the condition picks that hold none of the layers, or not the
             component; they are no part of it.
+        n_second_readings: Second readings the condition picks, but does not name; nor are they.
     """
 
     selection: Selection
     parts: tuple[Part, ...]
     n_without_sites: int
+    n_second_readings: int = 0
 
     @property
     def n_readings(self) -> int:
@@ -148,9 +163,16 @@ class Selected:
             yield from keys.take(part.places).to_pylist()
 
 
-def select(store: Store, selection: Selection) -> Selected:
+def select(store: Store, selection: Selection, *, with_second_readings: bool = False) -> Selected:
     """
     Find what a store holds of a selection.
+
+    Args:
+        store: Where to look.
+        selection: What is asked for.
+        with_second_readings: Take a model's second readings of the same tokens, which
+            `tistore noise` makes, like any others. Otherwise the condition must name them: what
+            is made of a model's readings would have some of them twice.
 
     Raises:
         NotStoredError: The store has no such layer or component; or nothing is selected.
@@ -161,9 +183,12 @@ def select(store: Store, selection: Selection) -> Selected:
     components = _resolve_components(selection.component, segments)
     picked = _pick(store, selection.where)
     parts: list[Part] = []
-    n_without_sites = 0
+    n_without_sites = n_second = 0
+    takes_all = with_second_readings or selection.names_second_readings
     for segment in segments:
-        places = _find_places(segment, picked)
+        found = _find_places(segment, picked)
+        places = found if takes_all else _leave_second(segment, found)
+        n_second += len(found) - len(places)
         held_layers = tuple(layer for layer in segment.layers if layer in layers)
         held_components = tuple(name for name in segment.components if name in components)
         if not len(places):
@@ -173,8 +198,8 @@ def select(store: Store, selection: Selection) -> Selected:
         else:
             n_without_sites += len(places)
     if not parts:
-        _refuse_empty(selection, segments, n_without_sites)
-    return Selected(selection, tuple(parts), n_without_sites)
+        _refuse_empty(selection, segments, n_without_sites, n_second)
+    return Selected(selection, tuple(parts), n_without_sites, n_second)
 
 
 def _pick(store: Store, where: str | None) -> set[str] | None:
@@ -192,6 +217,13 @@ def _find_places(segment: Segment, picked: set[str] | None) -> NDArray[np.int64]
         return np.arange(segment.n_readings)
     keys = segment.table("responses", ["reading_key"])["reading_key"].to_pylist()
     return np.array([at for at, key in enumerate(keys) if key in picked], dtype=np.int64)
+
+
+def _leave_second(segment: Segment, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Leave out readings that are second readings of tokens their model has read before."""
+    readers = segment.table("responses", ["reader"])["reader"].take(pa.array(places))
+    is_second = pc.ends_with(readers, SECOND_READING).to_numpy()
+    return places[~is_second.astype(bool)]
 
 
 def _resolve_layers(text: str | None, segments: Sequence[Segment]) -> set[int]:
@@ -224,7 +256,9 @@ def _resolve_components(name: Component | None, segments: Sequence[Segment]) -> 
     return {name}
 
 
-def _refuse_empty(selection: Selection, segments: Sequence[Segment], n_without_sites: int) -> None:
+def _refuse_empty(
+    selection: Selection, segments: Sequence[Segment], n_without_sites: int, n_second: int
+) -> None:
     if not segments:
         raise NotStoredError("this store holds no readings", mend="fill it first")
     if n_without_sites:
@@ -232,6 +266,12 @@ def _refuse_empty(selection: Selection, segments: Sequence[Segment], n_without_s
             f"{n_without_sites} readings satisfy the condition, but none of them has "
             f"{selection.component or 'a component'} at layer {selection.layers or 'any'}",
             mend="`tistore info` lists what the store holds",
+        )
+    if n_second:
+        raise NotStoredError(
+            f"the {n_second} readings selected are second readings, of tokens their models have "
+            "read before, and are taken by name only",
+            mend=f"name them: reader = 'NAME{SECOND_READING}'",
         )
     raise NotStoredError(
         f"no reading satisfies {selection.where!r}", mend="try the condition in `tistore sql`"

@@ -273,10 +273,13 @@ class PairedActivationDataset(_PlannedDataset["tuple[Tensor, Tensor] | PairedRow
         with_ids: Yield `PairedRows` in place of (activations, baseline).
         buffer_chunks: How many chunks rows are mixed among.
         part: See `ActivationDataset`.
+        any_pairing: Keep pairs of models that differ in precision, template or tokenizer, whose
+            difference is not the weights' alone; `plan.notes` names them.
 
     Raises:
         ConfigError: An argument makes no sense.
         QueryError: The condition is malformed.
+        PairingError: There are such pairs, and they were not asked for.
         NotStoredError: There is no such reader; no reading satisfies the condition, has the
             layer, or was read by both.
         VectorMismatchError: The readings differ in width.
@@ -299,6 +302,7 @@ class PairedActivationDataset(_PlannedDataset["tuple[Tensor, Tensor] | PairedRow
         with_ids: bool = False,
         buffer_chunks: int = BUFFER_CHUNKS,
         part: tuple[int, int] = (0, 1),
+        any_pairing: bool = False,
     ) -> None:
         opened = _open(store)
         plan = plan_pairs(
@@ -308,6 +312,7 @@ class PairedActivationDataset(_PlannedDataset["tuple[Tensor, Tensor] | PairedRow
             baseline=baseline,
             reader=reader,
             is_response_only=is_response_only,
+            any_pairing=any_pairing,
         )
         super().__init__(
             opened,

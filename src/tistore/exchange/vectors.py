@@ -29,6 +29,7 @@ from tistore.errors import (
 from tistore.query.store import Store
 from tistore.schemas.site import COMPONENTS, Component
 from tistore.schemas.vector import Vector
+from tistore.store.info import list_widths
 
 SOURCE_FORMAT = "vectors"
 
@@ -255,7 +256,7 @@ class _Importer:
         self.report = VectorImport()
         store.refresh()
         self.held = {vector.key: vector.content_hash for vector in store.snapshot.vectors()}
-        self.widths = {segment.hidden for segment in store.snapshot.segments}
+        self.widths = list_widths(store.snapshot.segments)
         self.vectors: list[dict[str, Any]] = []
         self.sources: list[dict[str, Any]] = []
         self.waiting_bytes = 0
@@ -338,9 +339,10 @@ class _Importer:
 
     def _note(self, found: ForeignVector, vector: Vector) -> str | None:
         notes = [found.note]
-        if self.widths and vector.hidden not in self.widths:
-            widths = ", ".join(map(str, sorted(self.widths)))
-            notes.append(f"it is {vector.hidden} wide, and the store's readings {widths}")
+        widths = self.widths.get(vector.component, ())
+        if widths and vector.hidden not in widths:
+            stored = ", ".join(map(str, widths))
+            notes.append(f"it is {vector.hidden} wide, and the store's readings {stored}")
         if not np.array_equal(vector.values, found.read()):
             notes.append(f"rounded from {found.dtype} to float32")
         return "; ".join(note for note in notes if note) or None

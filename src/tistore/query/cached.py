@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from tistore.query.massive import MassiveDims
 from tistore.query.references import Direction, resolve
 from tistore.schemas.site import Site
 
@@ -62,7 +63,9 @@ def clear_cached(
     """
     wanted: set[str] | None = None
     if reference is not None:
-        vector = resolve(reference, None, store.snapshot.vectors()).vector
+        vector = resolve(
+            reference, None, store.snapshot.vectors(), MassiveDims(store.snapshot)
+        ).vector
         wanted = {Direction(vector, site).key for site in [vector.site, *_sites(store)]}
     files = [
         file

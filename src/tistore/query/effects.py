@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tistore.errors import QueryError, nearest
+from tistore.query.massive import MassiveDims
+from tistore.query.pairing import offer_any_pairing
 from tistore.query.references import resolve
+from tistore.query.span_question import quote
 from tistore.schemas.model import BASE_READER
 
 if TYPE_CHECKING:
     from tistore.query.store import Store
 
-EFFECTS_SQL = """\
+_TEMPLATE = """\
 WITH own AS (
   SELECT organism, prompt_set, prompt_id, sample, project($trait) AS score
   FROM responses WHERE reader = organism
 ), shift AS (
-  SELECT organism, prompt_set, prompt_id, sample, project($trait) AS score
-  FROM response_diffs WHERE reader = organism AND baseline = $baseline
+  SELECT organism, prompt_set, prompt_id, sample, {columns}project($trait) AS score
+  FROM response_diffs WHERE reader = organism AND baseline = $baseline{conditions}
 ), by_prompt AS (
   SELECT o.organism, o.prompt_set, o.prompt_id,
     avg(o.score) AS organism_score, avg(b.score) AS baseline_score, avg(s.score) AS model_shift
@@ -44,10 +48,26 @@ SELECT organism, n_prompts, n_replayed,
   total_mean_difference, model_mean_difference
 FROM summary ORDER BY organism
 """
+
+EFFECTS_SQL = _TEMPLATE.format(columns="", conditions="")
 """
 One trait's effects. `own` is each text as its author reads it; `shift` is the author's reading of
 its own text minus the baseline's reading of that same text.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class FoundEffects:
+    """
+    How far organisms lie from a baseline.
+
+    Attributes:
+        rows: A dict for each organism and trait; see `effects`.
+        notes: What a reader of them should know.
+    """
+
+    rows: list[dict[str, Any]]
+    notes: tuple[str, ...]
 
 
 def effects(
@@ -55,6 +75,7 @@ def effects(
     traits: Sequence[str] | None = None,
     baseline: str = BASE_READER,
     organisms: Sequence[str] | None = None,
+    any_pairing: bool = False,
 ) -> list[dict[str, Any]]:
     """
     Compare every organism with a baseline, trait by trait, paired by prompt.
@@ -69,6 +90,7 @@ def effects(
         traits: Vector references; every trait of the store when None.
         baseline: Organism to compare with.
         organisms: Organisms to compare; every one when None.
+        any_pairing: Keep pairs of readings that differ in precision, template or tokenizer.
 
     Returns:
         A dict for each organism and trait: `organism, trait, reference, baseline, n_prompts,
@@ -80,11 +102,63 @@ def effects(
     Raises:
         QueryError: There is no such baseline or organism, no vector, or no prompt that two
             have answered.
+        PairingError: Readings would be compared that differ in more than their models' weights.
 
     Source:
         Cumming (2012), Understanding the New Statistics, ch. 11; Lakens (2013),
         doi:10.3389/fpsyg.2013.00863.
     """
+    return find_effects(store, traits, baseline, organisms, any_pairing).rows
+
+
+def find_effects(
+    store: Store,
+    traits: Sequence[str] | None = None,
+    baseline: str = BASE_READER,
+    organisms: Sequence[str] | None = None,
+    any_pairing: bool = False,
+) -> FoundEffects:
+    """
+    Compare organisms with a baseline, as `effects` does, and say what to know about the answer.
+
+    Raises:
+        QueryError: As `effects` does.
+    """
+    _check_names(store, baseline, organisms)
+    vectors = store.snapshot.vectors()
+    if traits is None:
+        traits = sorted({vector.trait for vector in vectors})
+    if not traits:
+        raise QueryError("there are no vectors to compare by", mend="add one: store.add_vector(…)")
+    sql = _write_sql(organisms, any_pairing)
+    found: list[dict[str, Any]] = []
+    notes: dict[str, None] = {}
+    for trait in traits:
+        vector = resolve(trait, None, vectors, MassiveDims(store.snapshot)).vector
+        names = {"trait": vector.trait, "reference": vector.reference, "baseline": baseline}
+        with offer_any_pairing():
+            result = store.sql(sql, {"trait": trait, "baseline": baseline})
+        notes |= dict.fromkeys(result.notes)
+        found += [
+            {"organism": row.pop("organism"), **names, **row}
+            for row in result.rows()
+            if organisms is None or row["organism"] in organisms
+        ]
+    if not found:
+        raise QueryError(
+            f"no organism has answered a prompt that {baseline!r} has answered",
+            mend="capture both on the same prompt set",
+        )
+    return FoundEffects(found, tuple(notes))
+
+
+def _write_sql(organisms: Sequence[str] | None, any_pairing: bool) -> str:
+    """Write the SQL so that pairs of organisms nobody asked about cannot be in the way."""
+    chosen = f" AND organism IN ({', '.join(map(quote, organisms))})" if organisms else ""
+    return _TEMPLATE.format(columns="pairing, " if any_pairing else "", conditions=chosen)
+
+
+def _check_names(store: Store, baseline: str, organisms: Sequence[str] | None) -> None:
     authors = {row[0] for row in store.sql("SELECT DISTINCT organism FROM responses").fetchall()}
     if baseline not in authors:
         raise QueryError(f"no baseline {baseline!r}; {nearest(baseline, authors)}")
@@ -95,24 +169,3 @@ def effects(
             raise QueryError(
                 f"{name!r} is the baseline itself", mend="compare another organism with it"
             )
-    vectors = store.snapshot.vectors()
-    if traits is None:
-        traits = sorted({vector.trait for vector in vectors})
-    if not traits:
-        raise QueryError("there are no vectors to compare by", mend="add one: store.add_vector(…)")
-    found = []
-    for trait in traits:
-        vector = resolve(trait, None, vectors).vector
-        names = {"trait": vector.trait, "reference": vector.reference, "baseline": baseline}
-        rows = store.sql(EFFECTS_SQL, {"trait": trait, "baseline": baseline}).rows()
-        found += [
-            {"organism": row.pop("organism"), **names, **row}
-            for row in rows
-            if organisms is None or row["organism"] in organisms
-        ]
-    if not found:
-        raise QueryError(
-            f"no organism has answered a prompt that {baseline!r} has answered",
-            mend="capture both on the same prompt set",
-        )
-    return found

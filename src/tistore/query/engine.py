@@ -20,14 +20,19 @@ from tistore.query.explanation import Explanation, NeededRows, describe_bytes
 from tistore.query.fence import check_statement
 from tistore.query.fit import check_fit, count_nulls
 from tistore.query.guard import connect
+from tistore.query.lens_rows import LensRows, check_budget, pick_rows
+from tistore.query.lens_table import build_lens
 from tistore.query.limits import Limits
+from tistore.query.massive import MassiveDims
 from tistore.query.measures import measure_extent
 from tistore.query.narrow import Narrower
 from tistore.query.needs import Plan, extent_of, item_bytes
-from tistore.query.plan import Item, read_statement, rewrite
+from tistore.query.pairing import check_pairing
+from tistore.query.plan import Item, Statement, read_statement, rewrite
 from tistore.query.progress import Progress, metered, show_on_terminal
 from tistore.query.readings import Readings
 from tistore.query.relations import (
+    LENS,
     RELATIONS,
     Extent,
     audits_same_tokens,
@@ -102,14 +107,18 @@ class Engine:
     @cached_property
     def readings(self) -> Readings:
         """Every reading of the snapshot."""
-        return Readings(self.snapshot.segments)
+        return Readings(self.snapshot.segments, lambda: self.snapshot.models)
 
     def answer(self, sql: str, parameters: Parameters, max_read_bytes: int | None) -> Result:
         """Run a query; see `Store.sql`."""
         with self._plan(sql, parameters) as (connection, plan):
             scores, notes = self._compute(plan, max_read_bytes)
+            for name, rows in plan.lenses.items():
+                lens = build_lens(rows, self.snapshot, partial(metered, show=self._show))
+                connection.register(name, lens)
             for item in plan.statement.items:
-                connection.register(item.table, self._table(item, scores, plan.table_bytes))
+                if item.table not in plan.lenses:
+                    connection.register(item.table, self._table(item, scores, plan.table_bytes))
             table = _run(connection, plan, self.limits)
         return Result(table, plan.notes + notes)
 
@@ -117,6 +126,7 @@ class Engine:
         self, plan: Plan, max_read_bytes: int | None
     ) -> tuple[Mapping[Key, TokenScores], tuple[str, ...]]:
         """Have all scores a plan needs at hand; gives notes on what went wrong with the cache."""
+        check_budget(plan.lenses.values(), self.limits)
         is_large = plan.table_bytes > self._table_limit
         if is_large:
             derived, missing = self._prepare(plan)
@@ -179,6 +189,7 @@ class Engine:
                 segments_total=len(self.snapshot.segments),
                 read_bytes=read_bytes(missing) + plan.side_bytes,
                 cached_bytes=sum(request.size_bytes for request in cached),
+                multiply_adds=sum(rows.multiply_adds for rows in plan.lenses.values()),
                 notes=plan.notes,
             )
 
@@ -208,25 +219,49 @@ class Engine:
     ) -> Iterator[tuple[duckdb.DuckDBPyConnection, Plan]]:
         check_length(sql)
         with shallow():
-            statement = read_statement(sql, parameters, self.snapshot.vectors())
+            statement = read_statement(
+                sql, parameters, self.snapshot.vectors(), MassiveDims(self.snapshot)
+            )
         with open_cursor(self._database) as connection:
             for name in statement.log_tables:
                 table = self.snapshot.table(name).select(list(RELATIONS[name]))
                 connection.register(name, table)
             statement.narrow(Narrower(connection, self.readings, statement.parameters))
+            lenses = self._pick_lenses(connection, statement)
             with shallow():
                 text, names = rewrite(statement)
             check_statement(connection, text)
-            plan = Plan(statement, text, names)
+            plan = Plan(statement, text, names, lenses)
             plan.notes = _unique(self._take_notes(plan))
             yield connection, plan
 
+    def _pick_lenses(
+        self, connection: duckdb.DuckDBPyConnection, statement: Statement
+    ) -> dict[str, LensRows]:
+        """Find the rows of each use of `lens`, by the name of its table."""
+        return {
+            item.table: pick_rows(
+                item,
+                extent_of(item),
+                self.snapshot,
+                connection,
+                statement.parameters,
+                self.limits,
+            )
+            for item in statement.items
+            if item.source.relation == LENS
+        }
+
     def _take_notes(self, plan: Plan) -> Iterator[str]:
+        for rows in plan.lenses.values():
+            yield from rows.notes
         for _, extent, measurement in plan.measured:
             yield from check_fit(extent, measurement, self.snapshot)
         for item in plan.statement.items:
             extent = extent_of(item)
             yield from count_nulls(extent, item.scores.values())
+            if item.scores and extent.baselines is not None:
+                yield from check_pairing(extent, plan.statement.names_pairing)
             if (
                 item.scores
                 and extent.relation == "response_diffs"

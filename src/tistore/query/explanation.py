@@ -45,6 +45,7 @@ class Explanation:
         segments_total: Segments of the store.
         read_bytes: Bytes of activations, means and norms it would read; an estimate.
         cached_bytes: Bytes of scores it would take from the cache.
+        multiply_adds: Multiplications `lens` would take.
         notes: What a reader of the answer should know.
     """
 
@@ -55,6 +56,7 @@ class Explanation:
     segments_total: int
     read_bytes: int
     cached_bytes: int
+    multiply_adds: int
     notes: tuple[str, ...]
 
     def to_row(self) -> dict[str, Any]:
@@ -67,6 +69,7 @@ class Explanation:
             "segments_total": self.segments_total,
             "read_bytes": self.read_bytes,
             "cached_bytes": self.cached_bytes,
+            "multiply_adds": self.multiply_adds,
             "notes": list(self.notes),
         }
 
@@ -80,6 +83,7 @@ class Explanation:
             f"reads {describe_bytes(self.read_bytes)}; "
             f"{describe_bytes(self.cached_bytes)} are cached",
         ]
+        lines += [f"multiplies {self.multiply_adds:.2g} times"] if self.multiply_adds else []
         return "\n".join([*lines, *self.notes])
 
 

@@ -10,6 +10,7 @@ from typing import NoReturn
 import numpy as np
 
 from tistore.errors import QueryError, UnknownVectorError, VectorMismatchError
+from tistore.query.massive import SET_NAMES, is_set_name
 from tistore.schemas.site import Site
 from tistore.schemas.vector import Vector, VectorReference
 
@@ -18,7 +19,10 @@ _OPERATOR = re.compile(r"(?:(?<=\s)|^)[+-](?=\s|$)")
 _COEFFICIENT = re.compile(rf"({_NUMBER})\s*\*\s*")
 _FORGOTTEN_STAR = re.compile(rf"({_NUMBER})\s+(\S.*)")
 _WITHOUT = re.compile(r"(?:(?P<reference>.*\S)\s+)?without(?:\s+(?P<dimensions>.*))?", re.DOTALL)
-_FORM = "write 'refusal - 0.5*sycophancy', with spaces around + and -, or 'refusal without 443, 7'"
+_FORM = (
+    "write 'refusal - 0.5*sycophancy', with spaces around + and -, or 'refusal without 443, 7', "
+    "or 'refusal without massive'"
+)
 
 # Below this share of its parts' lengths, a sum's direction is mostly their float32 rounding.
 _CANCELLED = 1e-4
@@ -35,16 +39,21 @@ class Term:
         coefficient: What its unit vector is multiplied by; never 0.
         reference: The reference alone.
         dimensions: Dimensions set to 0 before the vector is made a unit vector.
+        sets: Names of sets of dimensions that are set to 0 too, such as "massive": what they are
+            is measured; see `MassiveDims`.
     """
 
     coefficient: float
     reference: str
     dimensions: tuple[int, ...] = ()
+    sets: tuple[str, ...] = ()
 
     @property
     def trait(self) -> str:
         """A name for the vector it means that a trait may have: no method, no layer."""
-        return VectorReference.parse(self.reference).trait + _write_without(self.dimensions)
+        return VectorReference.parse(self.reference).trait + write_without(
+            (*self.dimensions, *self.sets)
+        )
 
 
 def is_expression(text: str) -> bool:
@@ -60,7 +69,8 @@ def read_expression(text: str, is_name: Callable[[str], bool]) -> tuple[Term, ..
     """
     Take an expression apart: terms joined by + and -, with spaces around.
 
-    A term is `refusal`, `0.5*refusal` or `refusal without 443, 1802`, its reference in any form.
+    A term is `refusal`, `0.5*refusal`, `refusal without 443, 1802` or `refusal without massive`,
+    its reference in any form.
     Wherever a stretch of the text is the name of a vector as it stands, it is read as that name:
     the longest such stretch, from the left.
 
@@ -106,22 +116,30 @@ def _read_term(text: str, start: int, stop: int, is_name: Callable[[str], bool])
     if not is_name(reference) and (match := _WITHOUT.fullmatch(reference)):
         if match["reference"] is None:
             _refuse(text, start, "a vector is missing before 'without'")
-        dimensions = _read_dimensions(text, start, match["dimensions"] or "")
-        return Term(coefficient, match["reference"], dimensions)
+        dimensions, sets = _read_dimensions(text, start, match["dimensions"] or "")
+        return Term(coefficient, match["reference"], dimensions, sets)
     return Term(coefficient, reference)
 
 
-def _read_dimensions(text: str, start: int, written: str) -> tuple[int, ...]:
+def _read_dimensions(
+    text: str, start: int, written: str
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Read what comes after 'without': numbers of dimensions, and names of sets of them."""
     dimensions: list[int] = []
+    sets: list[str] = []
     for item in written.split(","):
-        number = item.strip()
-        if not (number.isascii() and number.isdigit()):
-            what = f"{number!r} is no dimension" if number else "a dimension is missing"
+        word = item.strip()
+        if is_set_name(word):
+            sets.append(word)
+            continue
+        if not (word.isascii() and word.isdigit()):
+            there = f"nor one of {', '.join(SET_NAMES)}"
+            what = f"{word!r} is no dimension, {there}" if word else "a dimension is missing"
             _refuse(text, start, f"after 'without' come dimensions, and {what}")
-        if int(number) in dimensions:
-            _refuse(text, start, f"dimension {number} is named twice after 'without'")
-        dimensions.append(int(number))
-    return tuple(dimensions)
+        if int(word) in dimensions:
+            _refuse(text, start, f"dimension {word} is named twice after 'without'")
+        dimensions.append(int(word))
+    return tuple(dimensions), tuple(dict.fromkeys(sets))
 
 
 def _refuse(text: str, start: int, what: str) -> NoReturn:
@@ -130,7 +148,7 @@ def _refuse(text: str, start: int, what: str) -> NoReturn:
     )
 
 
-def clean(vector: Vector, term: Term) -> Vector:
+def clean(vector: Vector, term: Term, dimensions: Sequence[int]) -> Vector:
     """
     Set dimensions of a vector to 0.
 
@@ -139,7 +157,8 @@ def clean(vector: Vector, term: Term) -> Vector:
 
     Args:
         vector: What the term's reference means.
-        term: Which dimensions, and how it was written.
+        term: How it was written.
+        dimensions: Which dimensions, one at least: those of the term and of its sets.
 
     Returns:
         The cleaned vector, at the same site; its midpoint is unknown, since the stored one holds
@@ -149,15 +168,15 @@ def clean(vector: Vector, term: Term) -> Vector:
         VectorMismatchError: The vector is not so wide.
         QueryError: Nothing is left.
     """
-    if outside := [at for at in term.dimensions if at >= vector.hidden]:
+    if outside := [at for at in dimensions if at >= vector.hidden]:
         raise VectorMismatchError(
             f"{vector.reference} has dimensions 0 to {vector.hidden - 1}, "
             f"and no {', '.join(map(str, outside))}"
         )
     values = vector.values.copy()
-    values[list(term.dimensions)] = 0
+    values[list(dimensions)] = 0
     if not values.any():
-        raise QueryError(f"nothing is left of {vector.reference}{_write_without(term.dimensions)}")
+        raise QueryError(f"nothing is left of {vector.reference}{write_without(dimensions)}")
     return replace(
         vector,
         trait=term.trait,
@@ -165,7 +184,7 @@ def clean(vector: Vector, term: Term) -> Vector:
         method="cleaned",
         separation=None,
         midpoint=None,
-        expression=vector.reference + _write_without(term.dimensions),
+        expression=vector.reference + write_without(dimensions),
     )
 
 
@@ -234,5 +253,6 @@ def _write_product(weight: float, name: str) -> str:
     return name if weight == 1 else f"{repr(weight).removesuffix('.0')}*{name}"
 
 
-def _write_without(dimensions: Sequence[int]) -> str:
+def write_without(dimensions: Sequence[int | str]) -> str:
+    """Write what is taken out of a vector, as an expression has it after the reference."""
     return f" without {', '.join(map(str, dimensions))}" if dimensions else ""

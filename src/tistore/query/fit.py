@@ -81,13 +81,17 @@ def _describe_missing(extent: Extent, direction: Direction) -> str:
 
 def _check_width(extent: Extent, direction: Direction, needed: Ids) -> None:
     for place in extent.readings.segments_of(needed):
-        segment = extent.readings.segments[place]
-        if segment.hidden != direction.vector.hidden:
+        width = extent.readings.segments[place].width(direction.site.component)
+        if width != direction.vector.hidden:
             reading = int(needed[extent.readings.segment[needed] == place][0])
             raise VectorMismatchError(
                 f"{direction.vector.reference} is {direction.vector.hidden} wide, but the "
-                f"activations of {extent.readings.describe(reading)} are {segment.hidden} wide",
-                mend="narrow the query to the readings of the vector's own model",
+                f"{direction.site.component} activations of {extent.readings.describe(reading)} "
+                f"are {width} wide",
+                mend="narrow the query to the readings of the vector's own model"
+                if direction.site.component != "attention"
+                else "narrow the query to readings of about one length: patterns of up to 64, "
+                "128, … tokens are as wide as each other",
             )
 
 

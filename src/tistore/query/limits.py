@@ -25,12 +25,15 @@ class Limits:
         timeout_seconds: Time the SQL may run, the scan before it left out; no limit when None.
         threads: Threads of the scan and of DuckDB; one for each processor when None.
         max_read_bytes: Bytes of activations a query may read; no limit when None.
+        max_multiply_adds: Multiplications that `lens` may take, of rows with unembeddings; no
+            limit when None. A row of an 8B model with 128k tokens takes 5e8.
     """
 
     memory_limit: str | int | None = "1GB"
     timeout_seconds: float | None = 300.0
     threads: int | None = None
     max_read_bytes: int | None = None
+    max_multiply_adds: float | None = 1e13
 
     def memory_for(self, use: Use) -> int | None:
         """

@@ -143,9 +143,14 @@ class Narrower:
         pairs = self._readings.pairs
         of_reader = self._readings.table.take(pa.array(pairs.reader))
         baseline = self._readings.table["reader"].take(pa.array(pairs.baseline))
-        return of_reader.append_column("baseline", baseline).append_column(
-            _ID, pa.array(np.arange(len(pairs.reader)))
-        )
+        columns = {
+            "baseline": baseline,
+            "pairing": self._readings.pairing(pairs),
+            _ID: pa.array(np.arange(len(pairs.reader))),
+        }
+        for name, column in columns.items():
+            of_reader = of_reader.append_column(name, column)
+        return of_reader
 
     def _extent(self, source: Source, ids: Ids | None) -> Extent:
         assert source.relation is not None

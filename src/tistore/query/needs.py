@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from tistore.query.lens_rows import LensRows
 from tistore.query.measures import Measurement
 from tistore.query.plan import Item, Statement
-from tistore.query.relations import PROJECTABLE, Extent, count_rows
+from tistore.query.relations import LENS, PROJECTABLE, Extent, count_rows
 from tistore.query.scores import ScoreRequest
 
 _CELL_BYTES = 8  # of a column that is no score: numbers, and codes of a dictionary
@@ -23,12 +24,14 @@ class Plan:
         statement: The statement, narrowed.
         sql: What runs.
         names: What people call each of the planner's own names.
+        lenses: Rows of each use of `lens`, by the name of its table.
         notes: What a reader of the answer should know.
     """
 
     statement: Statement
     sql: str
     names: Mapping[str, str]
+    lenses: Mapping[str, LensRows]
     notes: tuple[str, ...] = ()
 
     @property
@@ -55,7 +58,7 @@ class Plan:
 
     @property
     def side_bytes(self) -> int:
-        """Bytes of response means and token norms it reads."""
+        """Bytes of response means, token norms, and states and heads of the lens it reads."""
         means: dict[tuple[str, str], int] = {}
         norms: dict[tuple[str, str], int] = {}
         for _, extent, measurement in self.measured:
@@ -66,13 +69,15 @@ class Plan:
                     means[segment.uuid, str(site)] = segment.mean_bytes(site)
                 if segment.has(site) and measurement.needs_norms:
                     norms[segment.uuid, str(site)] = segment.norm_bytes(site)
-        return sum(means.values()) + sum(norms.values())
+        seen = sum(rows.read_bytes for rows in self.lenses.values())
+        return sum(means.values()) + sum(norms.values()) + seen
 
     @property
     def table_bytes(self) -> int:
         """Memory its tables would take, scores included, about."""
         scores = sum(request.size_bytes for request in self.requests)
-        return scores + sum(map(item_bytes, self.statement.items))
+        items = (item for item in self.statement.items if item.source.relation != LENS)
+        return scores + sum(map(item_bytes, items))
 
 
 def extent_of(item: Item) -> Extent:

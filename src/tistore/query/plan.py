@@ -13,10 +13,11 @@ from tistore.errors import SqlError
 from tistore.query.calls import Call, find_calls
 from tistore.query.guard import RESERVED, first_line, parse_query
 from tistore.query.long_form import LongColumn, find_vectors, write_union
+from tistore.query.massive import MassiveDims
 from tistore.query.measures import Measurement
 from tistore.query.narrow import Narrowed, Narrower
 from tistore.query.references import resolve
-from tistore.query.relations import LONG, PROJECTABLE, RELATIONS, level_of
+from tistore.query.relations import LONG, OF_READINGS, RELATIONS, level_of
 from tistore.query.scopes import Scope, Source, read_scopes
 from tistore.schemas.vector import Vector
 
@@ -24,7 +25,7 @@ from tistore.schemas.vector import Vector
 @dataclass(slots=True, eq=False)
 class Item:
     """
-    One use of a projectable relation in a query.
+    One use of a relation in a query whose rows are parts of readings.
 
     Attributes:
         source: Where it is used.
@@ -58,6 +59,8 @@ class Statement:
         log_tables: Tables of the log it names.
         parameters: Values of its parameters, by name or number.
         vectors: Every vector of the store.
+        massive: Its massive dimensions.
+        names_pairing: Whether it names the column `pairing`; a star shows it without asking.
     """
 
     tree: exp.Query
@@ -67,6 +70,8 @@ class Statement:
     log_tables: set[str]
     parameters: Mapping[str, Any]
     vectors: Sequence[Vector]
+    massive: MassiveDims
+    names_pairing: bool
 
     def narrow(self, narrower: Narrower) -> None:
         """
@@ -85,7 +90,7 @@ class Statement:
     def _add_vectors(self, item: Item, narrower: Narrower) -> None:
         named = find_vectors(item.scope, item.source, self.parameters, narrower.evaluate)
         for reference, layer in named:
-            direction = resolve(reference, layer, self.vectors)
+            direction = resolve(reference, layer, self.vectors, self.massive)
             place = (reference, direction.site.layer)
             # A vector named both with and without its own layer is one all the same.
             if place not in {(known.vector, known.layer) for known in item.long}:
@@ -103,7 +108,10 @@ class Statement:
 
 
 def read_statement(
-    sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None, vectors: Sequence[Vector]
+    sql: str,
+    parameters: Mapping[str, Any] | Sequence[Any] | None,
+    vectors: Sequence[Vector],
+    massive: MassiveDims,
 ) -> Statement:
     """
     Parse, check and resolve a query.
@@ -121,10 +129,10 @@ def read_statement(
     items = [
         Item(source, scope, f"{RESERVED}_table_{place}", _keep(columns, str(source.relation)))
         for place, (scope, source) in enumerate(sources)
-        if source.is_projectable
+        if source.is_of_readings
     ]
     calls = [
-        (call, Measurement(call.measure, resolve(call.reference, call.layer, vectors)))
+        (call, Measurement(call.measure, resolve(call.reference, call.layer, vectors, massive)))
         for call in find_calls(tree, scopes, values)
     ]
     for call, measurement in calls:
@@ -132,9 +140,19 @@ def read_statement(
     log_tables = {
         source.relation
         for _, source in sources
-        if source.relation is not None and not source.is_projectable
+        if source.relation is not None and not source.is_of_readings
     }
-    return Statement(tree, scopes, calls, items, log_tables, values, vectors)
+    return Statement(
+        tree,
+        scopes,
+        calls,
+        items,
+        log_tables,
+        values,
+        vectors,
+        massive,
+        _names_column(tree, "pairing"),
+    )
 
 
 def number_parameters(sql: str) -> str:
@@ -193,12 +211,20 @@ def _mentioned_columns(tree: exp.Query) -> set[str] | None:
     return {node.name.lower() for node in tree.find_all(exp.Identifier)}
 
 
+def _names_column(tree: exp.Query, name: str) -> bool:
+    """Whether a column of that name is looked at, and not only left out of a star."""
+    return any(
+        column.name.lower() == name and not isinstance(column.parent, exp.Star)
+        for column in tree.find_all(exp.Column)
+    )
+
+
 def _source_names(tree: exp.Query) -> set[str]:
     return {table.alias_or_name.lower() for table in tree.find_all(exp.Table)}
 
 
 def _keep(columns: set[str] | None, relation: str) -> tuple[str, ...]:
-    known = PROJECTABLE["tokens" if relation == LONG else relation]
+    known = OF_READINGS["tokens" if relation == LONG else relation]
     return known if columns is None else tuple(name for name in known if name in columns)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tistore.schemas.model import Difference, Model, compare_models
 from tistore.schemas.tables import RESPONSES
 from tistore.store.segment import Segment
 
@@ -18,6 +19,9 @@ _PLACES = ("row_start", "n_rows", "first_position")
 _COLUMNS = [name for name in RESPONSES.names if name not in ("token_ids", "n_underflow")]
 
 Ids = NDArray[np.int64]
+
+SAME = "same"
+"""The pairing of readers that differ in their weights only."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,10 +48,16 @@ class Readings:
 
     Args:
         segments: The snapshot's segments.
+        find_models: Gives the store's models by name; called when readers are compared.
     """
 
-    def __init__(self, segments: Sequence[Segment]) -> None:
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        find_models: Callable[[], Mapping[str, Model]] = dict,
+    ) -> None:
         self.segments = tuple(segments)
+        self._find_models = find_models
         tables = [segment.table("responses", _COLUMNS) for segment in segments]
         whole = pa.concat_tables([_EMPTY, *tables]).combine_chunks()
         self.table = pa.table(
@@ -88,6 +98,28 @@ class Readings:
             f"sample {row['sample']}, read by {row['reader']}"
         )
 
+    def compare(self, reader: str, baseline: str) -> tuple[Difference, ...]:
+        """List what two readers differ in besides their weights, as far as it is known."""
+        models = self._find_models()
+        return compare_models(
+            models.get(reader) or Model(reader), models.get(baseline) or Model(baseline)
+        )
+
+    def name_pairs(self, pairs: Pairs) -> tuple[list[tuple[str, str]], Ids]:
+        """Name the readers and baselines of some pairs, each two once, and each pair's place."""
+        reader = self.codes("reader")
+        names = self.table["reader"].combine_chunks().dictionary.to_pylist()
+        both = reader[pairs.reader] * len(names) + reader[pairs.baseline]
+        distinct, places = np.unique(both, return_inverse=True)
+        named = [(names[code // len(names)], names[code % len(names)]) for code in distinct]
+        return named, places
+
+    def pairing(self, pairs: Pairs) -> pa.Array:
+        """For each pair, "same", or the names of what its readers differ in."""
+        names, places = self.name_pairs(pairs)
+        told = pa.array([name_pairing(self.compare(*both)) for both in names], pa.string())
+        return told.take(pa.array(places)).dictionary_encode()
+
     @cached_property
     def pairs(self) -> Pairs:
         """
@@ -122,6 +154,11 @@ class Readings:
         name = name.reshape(-1)
         has_equal = np.bincount(name, weights=is_equal) > 0
         return pairs.take(np.flatnonzero(is_equal | ~has_equal[name]))
+
+
+def name_pairing(differences: Sequence[Difference]) -> str:
+    """Name what the readers of a pair differ in, as the column `pairing` does."""
+    return ", ".join(found.aspect for found in differences) or SAME
 
 
 _EMPTY = pa.schema([RESPONSES.field(name) for name in _COLUMNS]).empty_table()

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from tistore.errors import (
     AmbiguousVectorError,
     ConfigError,
+    QueryError,
     UnknownVectorError,
     VectorMismatchError,
     nearest,
 )
 from tistore.query.expressions import Term, clean, combine, is_expression, read_expression
+from tistore.query.massive import Found, MassiveDims
 from tistore.schemas.digest import digest
 from tistore.schemas.site import Site
 from tistore.schemas.vector import Vector, VectorReference
+
+CLEAN_SUFFIX = "-clean"
+"""What the method of a vector ends in that is committed without its massive dimensions."""
 
 _HASH_PREFIX = re.compile(r"[0-9a-f]{8,32}")
 
@@ -34,11 +39,13 @@ class Direction:
         site: Usually the vector's own; another when the query names a layer it was not fitted at.
         parts: What a linear combination adds up: coefficients, and the directions at the same site
             whose unit vectors they multiply. Empty for any other vector.
+        remark: What a reader of the scores should know of how the vector was made.
     """
 
     vector: Vector
     site: Site
     parts: tuple[tuple[float, Direction], ...] = ()
+    remark: str | None = None
 
     @cached_property
     def key(self) -> str:
@@ -49,13 +56,14 @@ class Direction:
 
     @property
     def note(self) -> str | None:
-        """What to tell when a vector is read at a layer it was not fitted at."""
+        """What to tell of its making, and when it is read at a layer it was not fitted at."""
+        told = dict.fromkeys(part.remark for part in self._fitted if part.remark)
         moved = [part for part in self._fitted if part.vector.site != self.site]
-        if not moved:
-            return None
-        names = dict.fromkeys(part.vector.reference for part in moved)
-        are = "is" if len(names) == 1 else "are"
-        return f"{' and '.join(names)} {are} applied to layer {self.site.layer}"
+        if moved:
+            names = dict.fromkeys(part.vector.reference for part in moved)
+            are = "is" if len(names) == 1 else "are"
+            told[f"{' and '.join(names)} {are} applied to layer {self.site.layer}"] = None
+        return "; ".join(told) or None
 
     @property
     def fitted_vectors(self) -> tuple[Vector, ...]:
@@ -92,7 +100,12 @@ def _key_elsewhere(content_hash: str, site: Site) -> str:
     return digest([content_hash, site.component, site.layer])
 
 
-def resolve(text: str, layer: int | None, vectors: Sequence[Vector]) -> Direction:
+def resolve(
+    text: str,
+    layer: int | None,
+    vectors: Sequence[Vector],
+    massive: MassiveDims | None = None,
+) -> Direction:
     """
     Find the one vector a reference means, or work out the one an expression makes of several.
 
@@ -105,17 +118,19 @@ def resolve(text: str, layer: int | None, vectors: Sequence[Vector]) -> Directio
 
     Args:
         text: `trait`, `category/trait`, `trait@26`, `trait:probe@26`, or a vector's hash; or an
-            expression of these, such as `refusal - 0.5*sycophancy@26` (a sum of unit vectors) or
-            `refusal without 443, 1802` (these dimensions set to 0); see `read_expression`.
+            expression of these, such as `refusal - 0.5*sycophancy@26` (a sum of unit vectors),
+            `refusal without 443, 1802` (these dimensions set to 0) or `refusal without massive`
+            (those that calibration has found); see `read_expression`.
         layer: Layer whose activations are wanted; the vector's own when None.
         vectors: Every vector of the store.
+        massive: The store's massive dimensions, where an expression may name them.
 
     Raises:
         UnknownVectorError: None answers to a reference, or the expression is malformed.
         AmbiguousVectorError: Several do, and nothing tells which is meant.
         VectorMismatchError: The parts of an expression lie at different sites or differ in width,
             or have no such dimension.
-        QueryError: The parts cancel each other.
+        QueryError: The parts cancel each other; or massive dimensions have not been measured.
     """
 
     def is_name(stretch: str) -> bool:
@@ -124,7 +139,7 @@ def resolve(text: str, layer: int | None, vectors: Sequence[Vector]) -> Directio
     if not is_expression(text):
         return _resolve_reference(text, layer, vectors)
     terms = read_expression(text, is_name)
-    parts = [_resolve_term(term, layer, vectors) for term in terms]
+    parts = [_resolve_term(term, layer, vectors, massive) for term in terms]
     if len(terms) == 1 and terms[0].coefficient == 1:
         return parts[0]
     _check_together(text, parts)
@@ -134,7 +149,7 @@ def resolve(text: str, layer: int | None, vectors: Sequence[Vector]) -> Directio
 
 
 def _resolve_reference(text: str, layer: int | None, vectors: Sequence[Vector]) -> Direction:
-    candidates = _find(text, vectors)
+    candidates = _prefer_fitted(text, _find(text, vectors))
     if layer is not None and "@" not in text:
         candidates = [vector for vector in candidates if vector.layer == layer] or candidates
     vector = _select(text, candidates)
@@ -142,11 +157,26 @@ def _resolve_reference(text: str, layer: int | None, vectors: Sequence[Vector]) 
     return Direction(vector, site)
 
 
-def _resolve_term(term: Term, layer: int | None, vectors: Sequence[Vector]) -> Direction:
+def _resolve_term(
+    term: Term, layer: int | None, vectors: Sequence[Vector], massive: MassiveDims | None
+) -> Direction:
     found = _resolve_reference(term.reference, layer, vectors)
-    if not term.dimensions:
-        return found
-    return Direction(clean(found.vector, term), found.site)
+    dimensions, remark = term.dimensions, None
+    if term.sets:
+        if massive is None:
+            raise QueryError(f"{', '.join(term.sets)} has no meaning here: no store is asked")
+        named = massive.find(term.sets, found.vector, found.site)
+        dimensions += tuple(dim for dim in named.dims if dim not in dimensions)
+        remark = _remark(term, named, found.site)
+    if not dimensions:
+        return replace(found, remark=remark)
+    return Direction(clean(found.vector, term, dimensions), found.site, remark=remark)
+
+
+def _remark(term: Term, named: Found, site: Site) -> str:
+    """Tell what a set of dimensions was."""
+    dims = ", ".join(map(str, named.dims)) if named.dims else "no dimension"
+    return f"{', '.join(term.sets)} at {site} is {dims}, measured on {named.reader}"
 
 
 def _check_together(text: str, parts: Sequence[Direction]) -> None:
@@ -167,6 +197,14 @@ def _check_together(text: str, parts: Sequence[Direction]) -> None:
                 f"and {part.vector.reference}, {part.vector.hidden} wide",
                 mend="add up vectors of one model",
             )
+
+
+def _prefer_fitted(text: str, candidates: list[Vector]) -> list[Vector]:
+    """Leave out cleaned copies of vectors, where their method was not asked for."""
+    if ":" in text:
+        return candidates
+    fitted = [one for one in candidates if not one.method.endswith(CLEAN_SUFFIX)]
+    return fitted or candidates
 
 
 def _find(text: str, vectors: Sequence[Vector]) -> list[Vector]:

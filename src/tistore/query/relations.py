@@ -34,16 +34,28 @@ PLAIN_COLUMNS: dict[str, tuple[str, ...]] = {
 DIFF_OF = {"response_diffs": "responses", "clause_diffs": "clauses", "token_diffs": "tokens"}
 """Each relation of differences, and the relation whose values it takes the difference of."""
 
+PAIR_COLUMNS = ("baseline", "pairing")
+"""What a relation of differences says of the other reading: its reader, and what sets it apart."""
+
 LONG = "scores"
 """The relation with a row for each vector and token."""
 
 LONG_COLUMNS = ("vector", "layer", "score")
 """What it says beyond `tokens`."""
 
+LENS = "lens"
+"""The relation with a row for each token and layer: what the model would say from there."""
+
+LENS_COLUMNS = (
+    "layer", "next_token_id", "next_token", "rank", "probability", "lens_logprob", "entropy",
+    "top_token_ids", "top_tokens", "top_probabilities",
+)  # fmt: skip
+"""What it says beyond `tokens`."""
+
 
 def _with_baseline(columns: Sequence[str]) -> tuple[str, ...]:
     place = columns.index("reader") + 1
-    return (*columns[:place], "baseline", *columns[place:])
+    return (*columns[:place], *PAIR_COLUMNS, *columns[place:])
 
 
 PROJECTABLE: dict[str, tuple[str, ...]] = (
@@ -53,7 +65,10 @@ PROJECTABLE: dict[str, tuple[str, ...]] = (
 )
 """Columns of each relation on which `project()` works."""
 
-RELATIONS: dict[str, tuple[str, ...]] = PROJECTABLE | {
+OF_READINGS = PROJECTABLE | {LENS: (*PLAIN_COLUMNS["tokens"], *LENS_COLUMNS)}
+"""Columns of each relation whose rows are parts of readings."""
+
+RELATIONS: dict[str, tuple[str, ...]] = OF_READINGS | {
     name: tuple(field.name for field in schema if field.name != "values")
     for name, schema in LOG_TABLES.items()
 }
@@ -62,15 +77,15 @@ RELATIONS: dict[str, tuple[str, ...]] = PROJECTABLE | {
 READING_LEVEL: dict[str, tuple[str, ...]] = {
     name: columns
     if name in ("responses", "response_diffs")
-    else tuple(column for column in columns if column in (*READING_COLUMNS, "baseline"))
-    for name, columns in PROJECTABLE.items()
+    else tuple(column for column in columns if column in (*READING_COLUMNS, *PAIR_COLUMNS))
+    for name, columns in OF_READINGS.items()
 }
 """Columns that have one value for a whole reading, or pair of readings."""
 
 
 def level_of(relation: str) -> str:
-    """Tell what a row of a projectable relation is: one of `responses`, `clauses`, `tokens`."""
-    return "tokens" if relation == LONG else DIFF_OF.get(relation, relation)
+    """Tell what a row of a relation is a part of: one of `responses`, `clauses`, `tokens`."""
+    return "tokens" if relation in (LONG, LENS) else DIFF_OF.get(relation, relation)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,6 +163,8 @@ def build_relation(extent: Extent, columns: Iterable[str]) -> pa.Table:
         if name == "baseline":
             assert extent.baselines is not None
             arrays[name] = readings["reader"].take(pa.array(extent.baselines[rows_of]))
+        elif name == "pairing":
+            arrays[name] = extent.readings.pairing(extent.pairs).take(pa.array(rows_of))
         elif name in READING_COLUMNS or extent.level == "responses":
             arrays[name] = readings[name].take(pa.array(extent.ids[rows_of]))
         else:
@@ -161,7 +178,7 @@ def _lay_out(extent: Extent, columns: Sequence[str]) -> tuple[Ids, pa.Table]:
         return np.arange(len(extent.ids)), pa.table({})
     spans = token_spans(extent) if extent.level == "tokens" else clause_spans(extent)
     places = np.repeat(np.arange(len(extent.ids)), spans.length)
-    names = [name for name in columns if name not in (*READING_COLUMNS, "baseline")]
+    names = [name for name in columns if name not in (*READING_COLUMNS, *PAIR_COLUMNS)]
     segments = extent.readings.segments_of(extent.ids)
     tables = [extent.readings.segments[s].table(extent.level, names) for s in segments]  # type: ignore[arg-type]
     if not tables or not names:

@@ -28,7 +28,7 @@ class Scan:
     Attributes:
         segment: Segment that has the site.
         site: Where to read.
-        units: (direction, hidden) float32, each of length 1.
+        units: (direction, width) float32, each of length 1.
     """
 
     segment: Segment
@@ -65,7 +65,7 @@ def run_scans(
     scans = [scan for scan in scans if scan.segment.n_rows]
     if not scans:
         return
-    n_values = sum(scan.segment.n_rows * scan.segment.hidden for scan in scans)
+    n_values = sum(scan.segment.n_rows * scan.units.shape[1] for scan in scans)
     crew = _Crew(
         work=_list_work(scans),
         make_product=choose_product(max(len(scan.units) for scan in scans), n_values),

@@ -15,7 +15,8 @@ from typing import TypeVar
 from sqlglot import exp
 
 from tistore.errors import SqlError, nearest
-from tistore.query.relations import PROJECTABLE, RELATIONS
+from tistore.query.relations import LENS, OF_READINGS, PROJECTABLE, RELATIONS
+from tistore.schemas.tables import STREAMED_TABLES
 
 _MOST_INLINED = 50
 
@@ -71,6 +72,11 @@ class Source:
     def is_projectable(self) -> bool:
         """Whether it reads a relation on which project() works."""
         return self.relation in PROJECTABLE
+
+    @property
+    def is_of_readings(self) -> bool:
+        """Whether it reads a relation whose rows are parts of readings."""
+        return self.relation in OF_READINGS
 
     @property
     def pivots(self) -> list[exp.Expr]:
@@ -265,6 +271,11 @@ class _Reader:
         alias = _alias(node) or name
         if name in scope.ctes:
             return Source(alias, node, derived=scope.ctes[name])
+        if name in STREAMED_TABLES:
+            raise SqlError(
+                f"{name} is no relation: it is too large to be read whole",
+                mend=f"ask {LENS}, or read it with store.snapshot.unembedding(head_hash)",
+            )
         if name not in RELATIONS:
             raise SqlError(f"no relation {node.name!r}; {nearest(name, [*RELATIONS, *scope.ctes])}")
         return Source(alias, node, relation=name)

@@ -301,7 +301,9 @@ def summarise(wanted: Sequence[ScoreRequest], missing: Sequence[ScoreRequest]) -
 def scan_bytes(requests: Iterable[ScoreRequest]) -> int:
     """Count the bytes of activations a scan for these would go through, decoded."""
     sites = {(r.segment.uuid, r.direction.site): r.segment for r in requests}
-    return sum(2 * segment.n_rows * segment.hidden for segment in sites.values())
+    return sum(
+        2 * segment.n_rows * segment.width(site.component) for (_, site), segment in sites.items()
+    )
 
 
 def _scan(

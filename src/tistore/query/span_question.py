@@ -67,6 +67,8 @@ class SpanQuestion:
         min_tokens: Shortest span; 3 for clauses and 1 for the rest when None.
         where: A further SQL condition, on the columns of `responses` for responses, of `clauses`
             for clauses, of `tokens` for the rest.
+        any_pairing: With a baseline, keep readings that differ from it in precision, template or
+            tokenizer.
 
     Raises:
         QueryError: The question makes no sense.
@@ -83,6 +85,7 @@ class SpanQuestion:
     rank_by: Statistic = "mean"
     min_tokens: int | None = None
     where: str | None = None
+    any_pairing: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
@@ -107,6 +110,10 @@ class SpanQuestion:
             )
         if self.where is not None:
             check_condition(self.where)
+        if self.any_pairing and self.baseline is None:
+            raise QueryError(
+                "any pairing is allowed, but nothing is paired", mend="name a baseline, too"
+            )
 
     @property
     def unit(self) -> Unit:
@@ -202,6 +209,8 @@ class SpanQuestion:
         else:
             columns = "position, turn" if self.unit.name == "turn" else "position"
         keys = ", ".join("NULL AS baseline" if self._lacks(key) else key for key in KEYS)
+        if self.any_pairing:
+            keys += ", pairing"
         conditions = "\n  AND ".join(kept.condition for kept in filters)
         return (
             f"SELECT {keys},\n  {columns},\n  project({quote(self.trait)}) AS score\n"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tistore.errors import QueryError, nearest
+from tistore.query.pairing import offer_any_pairing
 from tistore.query.span_question import KEYS, Order, SpanQuestion, Statistic, quote
 from tistore.query.span_text import ResponseText, read_texts
 
@@ -53,6 +54,7 @@ def top_spans(
     rank_by: Statistic = "mean",
     min_tokens: int | None = None,
     where: str | None = None,
+    any_pairing: bool = False,
     context: int = CONTEXT_TOKENS,
 ) -> list[dict[str, Any]]:
     """
@@ -73,6 +75,8 @@ def top_spans(
         rank_by: For responses, "mean", "max", "top3", "top5" or "std"; see `SpanQuestion`.
         min_tokens: Shortest span; 3 for clauses and 1 for the rest when None.
         where: A further SQL condition on the relation's columns; see `SpanQuestion`.
+        any_pairing: With a baseline, keep readings that differ from it in precision, template or
+            tokenizer.
         context: Tokens of context on each side.
 
     Returns:
@@ -83,6 +87,7 @@ def top_spans(
 
     Raises:
         QueryError: An argument names nothing, or nothing is left; the message says what did it.
+        PairingError: Readings would be compared that differ in more than their models' weights.
     """
     if sign not in (1, -1):
         raise QueryError(f"sign is 1 or -1, not {sign}")
@@ -98,6 +103,7 @@ def top_spans(
         rank_by=rank_by,
         min_tokens=min_tokens,
         where=where,
+        any_pairing=any_pairing,
     )
     return find_spans(store, question, context=context).rows
 
@@ -121,7 +127,8 @@ def find_spans(
         raise QueryError(f"a context has 0 tokens or more, not {context}")
     _check_names(store, question)
     sql = question.to_sql(is_read_twice=_is_read_twice(store, question))
-    result = store.sql(sql)
+    with offer_any_pairing():
+        result = store.sql(sql)
     spans = list(_take_apart(result.rows(), question))
     if not spans:
         raise QueryError(_explain_nothing(store, question))

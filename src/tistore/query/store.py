@@ -10,6 +10,7 @@ from tistore.errors import VectorMismatchError
 from tistore.query.engine import Engine
 from tistore.query.explanation import Explanation
 from tistore.query.limits import Limits
+from tistore.query.massive import MassiveDims
 from tistore.query.progress import Progress, show_on_terminal
 from tistore.query.references import resolve
 from tistore.query.result import Result
@@ -51,7 +52,8 @@ class Store(BaseStore):
         `cosine()` and `scaled()` divide by the token's norm, and by the reading's mean norm;
         `centered()` takes the vector's training midpoint off; `trajectory()` lists the token
         scores of a response or a clause. In a join, write `a.project('refusal')` for the relation
-        named a. `docs/queries.md` has all of it.
+        named a. `lens` puts each token's stored states to the model's head, layer by layer.
+        `docs/queries.md` has all of it.
 
         Args:
             query: One SELECT, or WITH … SELECT.
@@ -63,6 +65,8 @@ class Store(BaseStore):
             UnknownVectorError: No vector answers to a reference.
             AmbiguousVectorError: Several vectors do.
             VectorMismatchError: A vector and the readings do not belong together.
+            PairingError: A difference would be of readings that differ in precision, template or
+                tokenizer, and the query does not name the column `pairing`.
             QueryError: The vectors of an expression cancel each other.
             ReadBudgetError: It would read more than it may; nothing was read.
         """
@@ -106,8 +110,8 @@ class Store(BaseStore):
         Find a vector, or work one out of others, as `project(expression, layer)` would use it.
 
         `refusal - 0.5*sycophancy` adds up unit vectors, each times its number;
-        `refusal without 443, 1802` sets these dimensions to 0. Commit it with `add_vector` to
-        give it a name.
+        `refusal without 443, 1802` sets these dimensions to 0, `refusal without massive` those that
+        `tistore calibrate` has found. Commit it with `add_vector` to give it a name.
 
         Args:
             expression: Vector reference, or an expression of several.
@@ -120,7 +124,7 @@ class Store(BaseStore):
                 fitted at `layer`.
             QueryError: The vectors cancel each other.
         """
-        direction = resolve(expression, layer, self.snapshot.vectors())
+        direction = resolve(expression, layer, self.snapshot.vectors(), MassiveDims(self.snapshot))
         if direction.vector.site != direction.site:
             raise VectorMismatchError(
                 f"{direction.vector.reference} was not fitted at layer {direction.site.layer}",

@@ -40,7 +40,7 @@ class StreamedRelation(ds.Dataset):  # type: ignore[misc]  # pyarrow ships no ty
         self._build = build
         self._piece_rows = piece_rows
         self._columns = list(columns)
-        self._schema = _plain(build(_take(extent, slice(0, 0)), self._columns)).schema
+        self._schema = spell_out(build(_take(extent, slice(0, 0)), self._columns)).schema
 
     @property
     def schema(self) -> pa.Schema:
@@ -68,12 +68,12 @@ class StreamedRelation(ds.Dataset):  # type: ignore[misc]  # pyarrow ships no ty
         )
 
     def _batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        for piece in _cut(self._extent, self._piece_rows):
-            table = _plain(self._build(piece, schema.names))
+        for piece in cut_extent(self._extent, self._piece_rows):
+            table = spell_out(self._build(piece, schema.names))
             yield from table.select(schema.names).cast(schema).to_batches()
 
 
-def _cut(extent: Extent, piece_rows: int) -> Iterator[Extent]:
+def cut_extent(extent: Extent, piece_rows: int) -> Iterator[Extent]:
     """Cut an extent between readings, so that the pieces have about as many rows as wanted."""
     sizes = extent.readings.n_rows[extent.ids]
     place_of = np.cumsum(sizes) // max(1, piece_rows)
@@ -87,7 +87,7 @@ def _take(extent: Extent, part: slice) -> Extent:
     return replace(extent, ids=extent.ids[part], baselines=baselines)
 
 
-def _plain(table: pa.Table) -> pa.Table:
+def spell_out(table: pa.Table) -> pa.Table:
     """Spell text out: pieces with dictionaries of their own cannot follow on each other."""
     for place, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):

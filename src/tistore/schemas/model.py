@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from tistore.schemas.digest import digest
 
 BASE_READER = "instruct"
 """The clean base's name where a run does not give it another."""
+
+SECOND_READING = "~again"
+"""Ends the name of a reader that is another one's second reading of the same tokens."""
+
+_LATER_FIELDS = ("attn_implementation",)
+"""Facts that models were recorded without at first: left out, they do not change a fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,7 @@ class Model:
         tokenizer_hash: Content hash of the tokenizer.
         chat_template_hash: Content hash of the chat template.
         family: `model_type` of the architecture, such as "llama".
+        attn_implementation: What computes attention, such as "sdpa" or "eager".
     """
 
     name: str
@@ -43,17 +50,77 @@ class Model:
     tokenizer_hash: str | None = None
     chat_template_hash: str | None = None
     family: str | None = None
+    attn_implementation: str | None = None
 
     @property
     def fingerprint(self) -> str:
         """Hash of every field: 32 hex digits."""
-        return digest(asdict(self))
+        facts = asdict(self)
+        for name in _LATER_FIELDS:
+            if facts[name] is None:
+                del facts[name]
+        return digest(facts)
 
     def to_row(self) -> dict[str, Any]:
         """Lay the model out as a row of the `models` table."""
         return {**asdict(self), "fingerprint": self.fingerprint}
 
+    def as_known(self, known: Model | None) -> Model:
+        """Give the record a store has, if it is of this model from before a fact was recorded."""
+        if known is None or known == self:
+            return self
+        earlier: dict[str, Any] = {
+            name: None for name in _LATER_FIELDS if getattr(known, name) is None
+        }
+        return known if replace(self, **earlier) == known else self
+
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
         """Read the model back from a row of the `models` table."""
         return cls(**{f.name: row[f.name] for f in fields(cls)})
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """
+    What two models differ in besides their weights.
+
+    Attributes:
+        aspect: "precision", "template" or "tokenizer".
+        one: What the first has.
+        other: What the second has.
+    """
+
+    aspect: str
+    one: str
+    other: str
+
+
+def compare_models(one: Model, other: Model) -> tuple[Difference, ...]:
+    """
+    List what would tell two models' readings of one text apart, were their weights the same.
+
+    What is not known of either counts as equal. Of a model whose dtype is known the quantization
+    is, too: None is none.
+    """
+    differences = []
+    if not _has_same_precision(one, other):
+        differences.append(Difference("precision", _name_precision(one), _name_precision(other)))
+    for aspect, mine, theirs in (
+        ("template", one.chat_template_hash, other.chat_template_hash),
+        ("tokenizer", one.tokenizer_hash, other.tokenizer_hash),
+    ):
+        if None not in (mine, theirs) and mine != theirs:
+            differences.append(Difference(aspect, str(mine)[:8], str(theirs)[:8]))
+    return tuple(differences)
+
+
+def _has_same_precision(one: Model, other: Model) -> bool:
+    if any(model.quantization is None and model.dtype is None for model in (one, other)):
+        return True
+    has_same_dtype = None in (one.dtype, other.dtype) or one.dtype == other.dtype
+    return has_same_dtype and one.quantization == other.quantization
+
+
+def _name_precision(model: Model) -> str:
+    return " ".join(part for part in (model.quantization, model.dtype) if part is not None)

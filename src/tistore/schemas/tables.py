@@ -78,6 +78,7 @@ MODELS = pa.schema(
         pa.field("tokenizer_hash", pa.string()),
         pa.field("chat_template_hash", pa.string()),
         pa.field("family", pa.string()),
+        pa.field("attn_implementation", pa.string()),
     ]
 )
 
@@ -90,6 +91,7 @@ PROMPTS = pa.schema(
         pa.field("system_prompt", pa.string()),
         pa.field("note", pa.string()),
         pa.field("tags", pa.list_(pa.string()), nullable=False),
+        pa.field("tools", pa.string()),
         pa.field("content_hash", pa.string(), nullable=False),
     ]
 )
@@ -190,6 +192,112 @@ SOURCES = pa.schema(
     ]
 )
 
+CALIBRATIONS = pa.schema(
+    [
+        pa.field("calibration_id", pa.string(), nullable=False),
+        pa.field("reader", pa.string(), nullable=False),
+        pa.field("component", pa.string(), nullable=False),
+        pa.field("layer", pa.int32(), nullable=False),
+        pa.field("dim", pa.int32(), nullable=False),
+        pa.field("n_massive", pa.int64(), nullable=False),
+        pa.field("n_massive_first", pa.int64(), nullable=False),
+        pa.field("n_massive_delimiter", pa.int64(), nullable=False),
+        pa.field("massive_mean", pa.float64()),
+        pa.field("massive_cv", pa.float64()),
+        pa.field("largest", pa.float64(), nullable=False),
+        pa.field("ratio", pa.float64()),
+        pa.field("response_id", pa.string(), nullable=False),
+        pa.field("position", pa.int32(), nullable=False),
+        pa.field("token", pa.string()),
+        pa.field("mean", pa.float64(), nullable=False),
+        pa.field("magnitude", pa.float64(), nullable=False),
+        pa.field("top_rank", pa.int32()),
+        pa.field("mean_ratio", pa.float64()),
+        pa.field("cv", pa.float64()),
+        pa.field("p5_ratio", pa.float64()),
+        pa.field("pct_above_10x", pa.float64(), nullable=False),
+        pa.field("n_layers_massive", pa.int32(), nullable=False),
+        pa.field("n_layers_top", pa.int32(), nullable=False),
+    ]
+)
+
+CALIBRATION_LAYERS = pa.schema(
+    [
+        pa.field("calibration_id", pa.string(), nullable=False),
+        pa.field("reader", pa.string(), nullable=False),
+        pa.field("component", pa.string(), nullable=False),
+        pa.field("layer", pa.int32(), nullable=False),
+        pa.field("hidden", pa.int32(), nullable=False),
+        pa.field("prompt_sets", pa.list_(pa.string()), nullable=False),
+        pa.field("condition", pa.string()),
+        pa.field("snapshot", pa.int64(), nullable=False),
+        pa.field("n_readings", pa.int64(), nullable=False),
+        pa.field("n_tokens", pa.int64(), nullable=False),
+        pa.field("n_audited", pa.int64(), nullable=False),
+        pa.field("layer_norm", pa.float64(), nullable=False),
+        pa.field("mean_alignment", pa.float64(), nullable=False),
+        pa.field("consecutive_cosine", pa.float64()),
+        pa.field("prompt_ratio", pa.float64()),
+        pa.field("pct_prompts_massive", pa.float64(), nullable=False),
+    ]
+)
+
+PARITY = pa.schema(
+    [
+        pa.field("run_id", pa.string()),
+        pa.field("response_id", pa.string(), nullable=False),
+        pa.field("organism", pa.string(), nullable=False),
+        pa.field("reader", pa.string(), nullable=False),
+        pa.field("component", pa.string(), nullable=False),
+        pa.field("layer", pa.int32(), nullable=False),
+        pa.field("n_rows", pa.int32(), nullable=False),
+        pa.field("largest", pa.float64(), nullable=False),
+        pa.field("mean", pa.float64(), nullable=False),
+        pa.field("logprob_largest", pa.float64()),
+        pa.field("tolerance", pa.float64(), nullable=False),
+        pa.field("batch_size", pa.int32(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+    ]
+)
+
+HEADS = pa.schema(
+    [
+        pa.field("head_hash", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("family", pa.string()),
+        pa.field("norm", pa.string(), nullable=False),
+        pa.field("norm_weight", pa.list_(pa.float32()), nullable=False),
+        pa.field("norm_bias", pa.list_(pa.float32())),
+        pa.field("norm_epsilon", pa.float64(), nullable=False),
+        pa.field("weight_offset", pa.float64(), nullable=False),
+        pa.field("logit_softcap", pa.float64()),
+        pa.field("logit_scale", pa.float64()),
+        pa.field("hidden", pa.int32(), nullable=False),
+        pa.field("n_vocabulary", pa.int32(), nullable=False),
+        pa.field("has_bias", pa.bool_(), nullable=False),
+    ]
+)
+
+READER_HEADS = pa.schema(
+    [
+        pa.field("reader", pa.string(), nullable=False),
+        pa.field("head_hash", pa.string(), nullable=False),
+    ]
+)
+
+UNEMBEDDING = pa.schema(
+    [
+        pa.field("head_hash", pa.string(), nullable=False),
+        pa.field("token_id", pa.int32(), nullable=False),
+        pa.field("token", pa.string()),
+        pa.field("bias", pa.float32()),
+        # Elements that may not be null are decoded more than twice as fast.
+        pa.field(
+            "values", pa.list_(pa.field("element", pa.float32(), nullable=False)), nullable=False
+        ),
+    ]
+)
+
 SEGMENT_TABLES: dict[str, pa.Schema] = {
     "tokens": TOKENS,
     "responses": RESPONSES,
@@ -207,8 +315,16 @@ LOG_TABLES: dict[str, pa.Schema] = {
     "annotations": ANNOTATIONS,
     "generations": GENERATIONS,
     "sources": SOURCES,
+    "heads": HEADS,
+    "reader_heads": READER_HEADS,
+    "parity": PARITY,
+    "calibrations": CALIBRATIONS,
+    "calibration_layers": CALIBRATION_LAYERS,
 }
 """Tables appended by any commit."""
+
+STREAMED_TABLES: dict[str, pa.Schema] = {"unembedding": UNEMBEDDING}
+"""Tables of the log that are too large to be read whole; each file is one head's."""
 
 TABLE_KEYS: dict[str, tuple[str, ...]] = {
     "models": ("name",),
@@ -219,5 +335,9 @@ TABLE_KEYS: dict[str, tuple[str, ...]] = {
     "runs": ("run_id",),
     "generations": ("organism", "prompt_set", "prompt_id", "sample"),
     "sources": ("source_format", "path", "sha256"),
+    "heads": ("head_hash",),
+    "reader_heads": ("reader",),
+    "calibrations": ("calibration_id", "layer", "dim"),
+    "calibration_layers": ("calibration_id", "layer"),
 }
 """Columns that are unique in each keyed table."""

@@ -22,6 +22,7 @@ from tistore.errors import (
 from tistore.schemas.response import ResponseSlot
 from tistore.schemas.site import Component, Site
 from tistore.schemas.vector import Vector
+from tistore.store.events import EventLog
 from tistore.store.files import TEMPORARY, Files, PosixFiles
 from tistore.store.header import Feature, Header, read_header, write_header
 from tistore.store.info import StoreInfo, describe
@@ -118,6 +119,16 @@ class BaseStore:
         """The state this handle reads."""
         return self._snapshot
 
+    @property
+    def free_bytes(self) -> int | None:
+        """What is free where the store lies; None where nobody can tell."""
+        return self._files.free_bytes()
+
+    @property
+    def events(self) -> EventLog:
+        """What runs say about themselves."""
+        return EventLog(self.path)
+
     def refresh(self) -> None:
         """Move on to the newest commit."""
         self._snapshot = self._read_newest()
@@ -207,8 +218,8 @@ class BaseStore:
         Read one reading's activations.
 
         Returns:
-            [rows, hidden] float16; float32 where the layer exceeds float16 and is stored with an
-            exponent.
+            [rows, width] float16; float32 where the layer exceeds float16 and is stored with an
+            exponent. What is there for each head lies head by head.
 
         Raises:
             NotStoredError: No such response, reader, layer or component.

@@ -25,7 +25,7 @@ from tistore.store.layout import (
 )
 from tistore.store.score_files import encode_scores
 from tistore.store.segment import Segment
-from tistore.store.segment_writer import write_array, write_encoded
+from tistore.store.segment_writer import describe_widths, write_array, write_encoded
 from tistore.store.shards import ArraySource
 
 Ids = NDArray[np.int64]
@@ -68,7 +68,7 @@ class Extract:
 @dataclass(frozen=True, slots=True, eq=False)
 class SegmentCopy:
     """
-    A segment to be made of parts of others, which are of one width.
+    A segment to be made of parts of others, which are as wide as each other at every component.
 
     Attributes:
         extracts: Where it comes from, at least one; of equal exponents, if activations are kept.
@@ -92,15 +92,16 @@ class SegmentCopy:
         return sum(len(extract.rows) for extract in self.extracts)
 
     @property
-    def hidden(self) -> int:
-        """Width."""
-        return self.extracts[0].segment.hidden
+    def widths(self) -> dict[Component, int]:
+        """Width of each component."""
+        first = self.extracts[0].segment
+        return {component: first.width(component) for component in self.components}
 
     @property
     def half_bytes(self) -> int:
         """Bytes of what it holds, about: activations as float16, or scores."""
-        sites = len(self.layers) * len(self.components)
-        kept = 2 * self.n_rows * self.hidden * sites if self.keeps_activations else 0
+        row_bytes = 2 * len(self.layers) * sum(self.widths.values())
+        kept = self.n_rows * row_bytes if self.keeps_activations else 0
         return kept + 4 * self.n_rows * len(self.scores)
 
 
@@ -137,7 +138,7 @@ def _write(files: Files, segment: str, copy: SegmentCopy) -> dict[str, Any]:
         "uuid": segment,
         "n_rows": copy.n_rows,
         "n_readings": copy.responses.num_rows,
-        "hidden": copy.hidden,
+        **describe_widths(copy.widths),
         "layers": list(copy.layers),
         "components": list(copy.components),
         "arrays": {
@@ -171,7 +172,7 @@ def _list_files(entry: Mapping[str, Any]) -> list[FileRecord]:
 
 def _list_arrays(copy: SegmentCopy, component: Component) -> dict[str, ArraySource]:
     common = {"layers": list(copy.layers), "component": component}
-    n_layers = len(copy.layers)
+    n_layers, width = len(copy.layers), copy.widths[component]
     sources = {
         norm_array(component): ArraySource(
             shape=(copy.n_rows, n_layers),
@@ -181,7 +182,7 @@ def _list_arrays(copy: SegmentCopy, component: Component) -> dict[str, ArraySour
             attributes=common,
         ),
         mean_array(component): ArraySource(
-            shape=(copy.responses.num_rows, n_layers, copy.hidden),
+            shape=(copy.responses.num_rows, n_layers, width),
             dtype=np.dtype(np.float32),
             read=_slice(lambda layer: _gather_means(copy, Site(component, copy.layers[layer]))),
             dimension_names=("response", "layer", "hidden"),
@@ -192,7 +193,7 @@ def _list_arrays(copy: SegmentCopy, component: Component) -> dict[str, ArraySour
         first = copy.extracts[0].segment
         exponents = [first.exponent(Site(component, layer)) for layer in copy.layers]
         sources[component] = ArraySource(
-            shape=(copy.n_rows, n_layers, copy.hidden),
+            shape=(copy.n_rows, n_layers, width),
             dtype=np.dtype(np.float16),
             read=partial(_gather, _Runs(copy.extracts), component, copy.layers),
             dimension_names=("token", "layer", "hidden"),

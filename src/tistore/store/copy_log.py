@@ -18,7 +18,9 @@ from tistore.store.copies import SegmentCopy, write_copy
 from tistore.store.keys import row_content, row_key, slot_key
 from tistore.store.layout import segment_folder, table_path
 from tistore.store.log import append_commit, is_named
+from tistore.store.segment_writer import write_streamed
 from tistore.store.tables import encode_table
+from tistore.store.unembedding import StreamedFile
 from tistore.store.writer import SPARE_BYTES
 
 Keys = dict[str, dict[str, str]]
@@ -44,6 +46,7 @@ class CopyLog:
         copies: Sequence[SegmentCopy] = (),
         tables: Mapping[str, pa.Table] | None = None,
         known: Mapping[str, Mapping[str, str]] | None = None,
+        streamed: StreamedFile | None = None,
     ) -> None:
         """
         Write copies and name them in the log, durably.
@@ -54,6 +57,7 @@ class CopyLog:
             copies: Segments to write.
             tables: Rows of tables of the log.
             known: Keys of the store that the rows are from: under each, what their content is.
+            streamed: The unembedding of the one row of `heads`; left out when that is.
 
         Raises:
             KeyConflictError: A key is committed here with other content; nothing was written.
@@ -71,6 +75,8 @@ class CopyLog:
         if not copies and not filled:
             return
         self._check_room(copies)
+        if streamed is not None:
+            self._require_free(streamed.size_bytes + SPARE_BYTES)
         folders = [uuid.uuid4().hex]
         try:
             segments = []
@@ -78,6 +84,8 @@ class CopyLog:
                 segments.append(write_copy(self._files, copy))
                 folders.append(segments[-1]["uuid"])
             rows = [self._write_table(folders[0], name, table) for name, table in filled.items()]
+            if streamed is not None and "heads" in filled:
+                rows.append(write_streamed(self._files, folders[0], streamed))
             if rows:
                 self._files.sync_folders([segment_folder(folders[0])])
             self._append({"segments": segments, "tables": rows, "keys": keys})
@@ -152,8 +160,10 @@ class CopyLog:
         return {"table": name, **record.to_json(), "rows": table.num_rows}
 
     def _check_room(self, copies: Sequence[SegmentCopy]) -> None:
+        self._require_free(sum(copy.half_bytes for copy in copies) + SPARE_BYTES)
+
+    def _require_free(self, need: int) -> None:
         free = self._files.free_bytes()
-        need = sum(copy.half_bytes for copy in copies) + SPARE_BYTES
         if free is not None and free < need:
             raise NoRoomError(
                 f"this commit needs {need / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free",

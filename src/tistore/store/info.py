@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tistore.schemas.site import Component
 from tistore.store.header import Header
+from tistore.store.segment import Segment
 from tistore.store.snapshot import Snapshot
 
 
@@ -19,6 +22,8 @@ class StoreInfo:
         generations: Imported responses, to be read by a run.
         tokens: Captured token rows, over all readings.
         segments_without_activations: Those that hold scores in their place.
+        hidden: Widths of the stream; of readings without it, of the first component they have.
+        widths: Widths of each component.
         raw_bytes: What the activations take as plain float16.
         stored_bytes: What every committed file takes.
         organisms: Authors of responses, with the number of their own responses.
@@ -39,6 +44,7 @@ class StoreInfo:
     layers: tuple[int, ...]
     components: tuple[str, ...]
     hidden: tuple[int, ...]
+    widths: dict[str, tuple[int, ...]]
     files: int
     raw_bytes: int
     stored_bytes: int
@@ -61,6 +67,7 @@ def describe(path: str, header: Header, snapshot: Snapshot) -> StoreInfo:
         readers.update(table["reader"].to_pylist())
         prompt_sets.update(table["prompt_set"].to_pylist())
     segments = snapshot.segments
+    widths = list_widths(segments)
     return StoreInfo(
         path=path,
         store_uuid=header.uuid,
@@ -75,11 +82,12 @@ def describe(path: str, header: Header, snapshot: Snapshot) -> StoreInfo:
         generations=snapshot.table("generations").num_rows,
         tokens=sum(segment.n_rows for segment in segments),
         layers=tuple(sorted({layer for segment in segments for layer in segment.layers})),
-        components=tuple(sorted({name for segment in segments for name in segment.components})),
-        hidden=tuple(sorted({segment.hidden for segment in segments})),
+        components=tuple(widths),
+        hidden=tuple(sorted({segment.width(_main_component(segment)) for segment in segments})),
+        widths=widths,
         files=len(snapshot.files),
         raw_bytes=sum(
-            segment.n_rows * segment.hidden * len(segment.layers) * 2
+            segment.n_rows * segment.width(component) * len(segment.layers) * 2
             for segment in segments
             for component in segment.components
             if segment.has_activations(component)
@@ -90,3 +98,16 @@ def describe(path: str, header: Header, snapshot: Snapshot) -> StoreInfo:
         prompt_sets=dict(sorted(prompt_sets.items())),
         vectors=tuple(vector.reference for vector in snapshot.vectors()),
     )
+
+
+def _main_component(segment: Segment) -> Component:
+    return "residual" if "residual" in segment.components else segment.components[0]
+
+
+def list_widths(segments: Iterable[Segment]) -> dict[str, tuple[int, ...]]:
+    """For each component that was captured, by name, how wide it is, in ascending order."""
+    found: dict[str, set[int]] = {}
+    for segment in segments:
+        for component in segment.components:
+            found.setdefault(component, set()).add(segment.width(component))
+    return {component: tuple(sorted(found[component])) for component in sorted(found)}

@@ -10,7 +10,12 @@ from tistore.schemas.digest import digest
 from tistore.schemas.response import ResponseSlot
 from tistore.schemas.tables import TABLE_KEYS
 
-_CONTENT_COLUMN = {"prompts": "content_hash", "vectors": "vector_hash", "models": "fingerprint"}
+_CONTENT_COLUMN = {
+    "prompts": "content_hash",
+    "vectors": "vector_hash",
+    "models": "fingerprint",
+    "heads": "head_hash",
+}
 
 
 def slot_key(slot: ResponseSlot) -> str:

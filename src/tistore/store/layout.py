@@ -14,6 +14,7 @@ HEADER = "tistore.json"
 COMMITS = "commits"
 SEGMENTS = "segments"
 SCORES = "scores"
+EVENTS = "events.jsonl"
 
 _COMMIT_NAME = re.compile(r"(\d{20})\.json")
 

@@ -22,7 +22,7 @@ from tistore.schemas.response import (
     identify_reading,
     identify_response,
 )
-from tistore.schemas.site import COMPONENTS
+from tistore.schemas.site import COMPONENTS, Component
 from tistore.store.half import HalfArray, as_array, to_half
 
 _HASHED_BYTES = 1 << 20
@@ -78,9 +78,15 @@ class Reading:
         return identify_reading(self.slot, self.reader.name, self.settings)
 
     @property
-    def hidden(self) -> int:
-        """Width of the activations."""
-        return int(next(iter(self.halves.values())).values.shape[2])
+    def widths(self) -> dict[Component, int]:
+        """Width of each component."""
+        components = self.settings.components
+        return {component: self.halves[component].values.shape[2] for component in components}
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What readings must have in common to share a segment."""
+        return self.settings.layers, tuple(self.widths.items())
 
     @property
     def n_rows(self) -> int:
@@ -259,12 +265,12 @@ def _check_arrays(
         if array.ndim != 3 or array.shape[1] != len(layers) or array.shape[2] == 0:
             raise InvalidRecordError(
                 f"{label}: {component} has shape {array.shape}; "
-                f"expected [rows, {len(layers)} layers, hidden]"
+                f"expected [rows, {len(layers)} layers, width]"
             )
         arrays[component] = array
-    if len({array.shape for array in arrays.values()}) > 1:
+    if len({array.shape[0] for array in arrays.values()}) > 1:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-        raise InvalidRecordError(f"{label}: components differ in shape: {shapes}")
+        raise InvalidRecordError(f"{label}: components differ in rows: {shapes}")
     return arrays
 
 

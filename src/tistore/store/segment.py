@@ -52,7 +52,6 @@ class Segment:
         self.uuid: str = entry["uuid"]
         self.n_rows: int = entry["n_rows"]
         self.n_readings: int = entry["n_readings"]
-        self.hidden: int = entry["hidden"]
         self.layers: tuple[int, ...] = tuple(entry["layers"])
         self.components: tuple[Component, ...] = tuple(entry["components"])
         self.scored: frozenset[str] = frozenset(entry.get("scores", ()))
@@ -94,6 +93,20 @@ class Segment:
         """Whether the site was captured; its activations may have been left behind since."""
         return site.layer in self.layers and site.component in self.components
 
+    def width(self, component: Component) -> int:
+        """
+        Width of a component's activations.
+
+        Raises:
+            NotStoredError: It was not captured.
+        """
+        if component not in self.components:
+            raise NotStoredError(
+                f"{component} was not captured in segment {self.uuid}; "
+                f"it has {', '.join(self.components)}"
+            )
+        return int(self._entry.get("widths", {}).get(component, self._entry["hidden"]))
+
     def has_activations(self, component: Component) -> bool:
         """Whether the activations are here, and not only norms, means and scores of them."""
         return component in self._entry["arrays"]
@@ -122,7 +135,7 @@ class Segment:
         Read stored activations.
 
         Returns:
-            [row, hidden] float16, contiguous. The true value is this times 2**exponent(site).
+            [row, width] float16, contiguous. The true value is this times 2**exponent(site).
 
         Raises:
             NotStoredError: The site was not captured.
@@ -156,7 +169,7 @@ class Segment:
         return int(self._entry["arrays"][site.component]["exponents"][self._place(site)])
 
     def means(self, site: Site) -> NDArray[np.float32]:
-        """Mean activation of each reading's audited tokens: [reading, hidden]; NaN for none."""
+        """Mean activation of each reading's audited tokens: [reading, width]; NaN for none."""
         return self._read_whole(mean_array(site.component), site, self.n_readings)
 
     def norms(self, site: Site) -> NDArray[np.float32]:
@@ -290,7 +303,7 @@ class SiteStream:
                 read with the same buffers.
 
         Returns:
-            [row, hidden] float16, valid until the next read.
+            [row, width] float16, valid until the next read.
 
         Raises:
             IntegrityError: The block is damaged.

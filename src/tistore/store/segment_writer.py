@@ -28,11 +28,12 @@ from tistore.store.moments import measure
 from tistore.store.reading import Reading
 from tistore.store.shards import METADATA, ArraySource, encode_metadata, encode_shard
 from tistore.store.tables import build_table, encode_table
+from tistore.store.unembedding import StreamedFile
 
 
 def write_segment(files: Files, segment: str, readings: Sequence[Reading]) -> dict[str, Any]:
     """
-    Write readings of one width and one set of sites as a segment, durably.
+    Write readings of one shape as a segment, durably: of the same sites, and as wide at each.
 
     Nothing of it is part of the store until a commit names it.
 
@@ -48,7 +49,7 @@ def write_segment(files: Files, segment: str, readings: Sequence[Reading]) -> di
         "uuid": segment,
         "n_rows": int(starts[-1]),
         "n_readings": len(readings),
-        "hidden": readings[0].hidden,
+        **describe_widths(readings[0].widths),
         "layers": list(settings.layers),
         "components": list(settings.components),
         "arrays": arrays,
@@ -58,11 +59,29 @@ def write_segment(files: Files, segment: str, readings: Sequence[Reading]) -> di
     return entry
 
 
+def describe_widths(widths: Mapping[Component, int]) -> dict[str, Any]:
+    """
+    Say how wide a segment's components are, for its commit entry.
+
+    `hidden` is the width of the stream, or of the first component where it was not captured;
+    `widths` names those that have another, and is left out where none has.
+    """
+    hidden = widths.get("residual", next(iter(widths.values())))
+    others = {component: width for component, width in widths.items() if width != hidden}
+    return {"hidden": hidden} | ({"widths": others} if others else {})
+
+
 def write_table(
     files: Files, segment: str, name: str, rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Write rows of a log table; the caller syncs the folder. Returns the commit entry."""
     return write_encoded(files, segment, name, build_table(LOG_TABLES[name], rows, name))
+
+
+def write_streamed(files: Files, segment: str, streamed: StreamedFile) -> dict[str, Any]:
+    """Write a file of a log table piece by piece; the caller syncs the folder. Gives its entry."""
+    record = files.write_new(table_path(segment, streamed.table), streamed.pieces())
+    return {"table": streamed.table, **record.to_json(), "rows": streamed.n_rows}
 
 
 def list_files(entry: Mapping[str, Any]) -> list[FileRecord]:

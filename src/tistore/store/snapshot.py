@@ -11,16 +11,20 @@ import numpy as np
 import pyarrow as pa
 
 from tistore.errors import NotStoredError, nearest
+from tistore.schemas.head import Head
 from tistore.schemas.model import Model
 from tistore.schemas.response import ResponseSlot
 from tistore.schemas.site import Site
-from tistore.schemas.tables import LOG_TABLES
+from tistore.schemas.tables import LOG_TABLES, STREAMED_TABLES
 from tistore.schemas.vector import Vector
 from tistore.store.files import FileRecord, Files, read_checked
+from tistore.store.keys import row_key
 from tistore.store.log import Commit, collect_keys
 from tistore.store.segment import Segment
 from tistore.store.table_cache import TableCache
 from tistore.store.tables import decode_table
+from tistore.store.unembedding import TABLE as UNEMBEDDING_TABLE
+from tistore.store.unembedding import Unembedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,8 @@ class Snapshot:
     def files(self) -> tuple[FileRecord, ...]:
         """Every committed file below the log."""
         listed = [record for segment in self.segments for record in segment.files]
-        return (*listed, *(record for name in LOG_TABLES for record in self._table_files(name)))
+        names = (*LOG_TABLES, *STREAMED_TABLES)
+        return (*listed, *(record for name in names for record in self._table_files(name)))
 
     def table(self, name: str) -> pa.Table:
         """
@@ -95,10 +100,18 @@ class Snapshot:
             NotStoredError: There is no such table.
             IntegrityError: A file is missing or damaged.
         """
+        if name in STREAMED_TABLES:
+            raise NotStoredError(
+                f"table {name} is too large to be read whole",
+                mend="read it block by block: snapshot.unembedding(head_hash).blocks()",
+            )
         if name not in LOG_TABLES:
             raise NotStoredError(f"no table {name!r}; {nearest(name, LOG_TABLES)}")
         tables = [self._decode(record) for record in self._table_files(name)]
-        return pa.concat_tables([LOG_TABLES[name].empty_table(), *tables])
+        schema = LOG_TABLES[name]
+        # Files from before a column was added lack it: it is NULL there.
+        whole = pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
+        return whole.select(schema.names)
 
     def vectors(self) -> tuple[Vector, ...]:
         """Every vector, in the order they were added."""
@@ -122,6 +135,40 @@ class Snapshot:
     def models(self) -> dict[str, Model]:
         """Every model that has written or read a response, by name."""
         return {row["name"]: Model.from_row(row) for row in self.table("models").to_pylist()}
+
+    @cached_property
+    def heads(self) -> dict[str, Head]:
+        """Every head, by its hash."""
+        return {row["head_hash"]: Head.from_row(row) for row in self.table("heads").to_pylist()}
+
+    @cached_property
+    def reader_heads(self) -> dict[str, str]:
+        """The hash of each reader's head; readers whose head was not kept are not in it."""
+        table = self.table("reader_heads")
+        return dict(zip(table["reader"].to_pylist(), table["head_hash"].to_pylist(), strict=True))
+
+    def unembedding(self, head_hash: str) -> Unembedding:
+        """
+        Open a head's unembedding; nothing of it is read yet.
+
+        Raises:
+            NotStoredError: There is no such head.
+        """
+        if head_hash not in self._unembeddings:
+            raise NotStoredError(f"no head {head_hash!r}; {nearest(head_hash, self.heads)}")
+        return self._unembeddings[head_hash]
+
+    @cached_property
+    def _unembeddings(self) -> dict[str, Unembedding]:
+        """Every head's: the file lies in the commit that has its key."""
+        by_key = {row_key("heads", {"head_hash": name}): head for name, head in self.heads.items()}
+        found = {}
+        for commit in self.commits:
+            for key in commit.body["keys"].get("heads", {}):
+                for record in _list_files(commit, UNEMBEDDING_TABLE):
+                    head = by_key[key]
+                    found[head.head_hash] = Unembedding(self._files, record, head)
+        return found
 
     def find_response(self, slot: ResponseSlot) -> StoredResponse | None:
         """Look up the response of a slot; None when there is none yet."""
@@ -177,12 +224,13 @@ class Snapshot:
         return walked
 
     def _table_files(self, name: str) -> list[FileRecord]:
-        return [
-            FileRecord.from_json(entry)
-            for commit in self.commits
-            for entry in commit.body["tables"]
-            if entry["table"] == name
-        ]
+        return [record for commit in self.commits for record in _list_files(commit, name)]
+
+
+def _list_files(commit: Commit, table: str) -> list[FileRecord]:
+    """List the files that a commit adds to a table."""
+    entries = (entry for entry in commit.body["tables"] if entry["table"] == table)
+    return [FileRecord.from_json(entry) for entry in entries]
 
 
 def read_vectors(table: pa.Table) -> tuple[Vector, ...]:
@@ -202,7 +250,7 @@ def read_activations(
     Read one reading's activations at a site.
 
     Returns:
-        [rows, hidden] float16; float32 where the layer is stored with an exponent, since float16
+        [rows, width] float16; float32 where the layer is stored with an exponent, since float16
         could not hold its values.
 
     Raises:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from tistore.datasets.clauses import Offset
 from tistore.errors import InvalidRecordError, KeyConflictError, NoRoomError, nearest
+from tistore.schemas.head import Head, VocabularyBlock
 from tistore.schemas.model import Model
 from tistore.schemas.prompt import Prompt
 from tistore.schemas.response import ResponseSlot
@@ -19,9 +20,10 @@ from tistore.store.keys import row_content, row_key, slot_key
 from tistore.store.layout import segment_folder
 from tistore.store.log import Commit, append_commit, is_named
 from tistore.store.reading import Reading, validate_reading
-from tistore.store.segment_writer import write_segment, write_table
+from tistore.store.segment_writer import write_segment, write_streamed, write_table
 from tistore.store.snapshot import Snapshot
 from tistore.store.tables import build_table
+from tistore.store.unembedding import StreamedFile, stream_unembedding
 
 Row = Mapping[str, Any]
 
@@ -69,6 +71,7 @@ class Writer:
         self._readings: dict[str, Reading] = {}
         self._responses: dict[ResponseSlot, str] = {}
         self._rows: dict[str, dict[str, Row]] = {table: {} for table in LOG_TABLES}
+        self._streamed: StreamedFile | None = None
         self._waiting_since: float | None = None
         self._is_open = True
         self.pending_bytes = 0
@@ -118,7 +121,7 @@ class Writer:
             token_ids: Ids of prompt and response, in order.
             prompt_length: How many of them are the prompt's.
             layers: Ascending block numbers, from 0; the layer axis of the activations.
-            activations: For each component, [rows, layer, hidden] of floating point numbers,
+            activations: For each component, [rows, layer, width] of floating point numbers,
                 NumPy or torch. Rows are those of all tokens, or of the response's only; row t is
                 the state at token t. Copied before this returns. A `HalfArray`, which threads may
                 have rounded beforehand, is taken as it is.
@@ -182,15 +185,13 @@ class Writer:
             if rows:
                 build_table(LOG_TABLES[table], list(rows.values()), table)
         if self._is_new(reading, self._readings):
-            if self._must_split(reading):
-                self.commit()
             self._readings[reading.key] = reading
             self.pending_bytes += reading.size_bytes
             self._responses[reading.slot] = reading.response_id
             self._waiting_since = self._waiting_since or time.monotonic()
         self._rows["models"] |= new_models
         self._rows["prompts"] |= new_prompts
-        self._commit_if_due()
+        self.commit_if_due()
         return reading.response_id
 
     def add_rows(self, table: str, rows: Sequence[Row]) -> None:
@@ -206,8 +207,56 @@ class Writer:
         self._require_open()
         if table not in LOG_TABLES:
             raise InvalidRecordError(f"no table {table!r}; {nearest(table, LOG_TABLES)}")
+        if table == "heads":
+            raise InvalidRecordError(
+                "a row of heads comes with its unembedding", mend="use writer.add_head"
+            )
         build_table(LOG_TABLES[table], rows, table)
         self._rows[table] |= self._pick_new(table, rows)
+
+    def add_head(
+        self,
+        head: Head,
+        blocks: Callable[[], Iterable[VocabularyBlock]],
+        *,
+        weight_bytes: int = 4,
+    ) -> None:
+        """
+        Commit a head with its unembedding, once; what waits is committed before it.
+
+        The same head again is a no-op, and `blocks` is not called. It may be called more than
+        once, when another writer commits at the same time.
+
+        Args:
+            head: The head.
+            blocks: Gives the unembedding's rows in order, `head.block_rows` at a time; they are
+                written as they come and never together in memory.
+            weight_bytes: Bytes of a weight in the model, to tell how much room is needed.
+
+        Raises:
+            InvalidRecordError: Rows are missing, of another width, or not finite.
+            NoRoomError: The disk is too full for it.
+        """
+        self._require_open()
+        new = self._pick_new("heads", [head.to_row()])
+        build_table(LOG_TABLES["heads"], list(new.values()), "heads")
+        if not new:
+            return
+        self.commit()
+        self._rows["heads"] |= new
+        self._streamed = stream_unembedding(head, blocks, weight_bytes)
+        try:
+            self.commit()
+        finally:
+            # Its rows can be had only now: what comes later may have another adapter switched on.
+            self._rows["heads"].clear()
+            self._streamed = None
+
+    @property
+    def reader_heads(self) -> Mapping[str, str]:
+        """The head of each reader, committed or waiting."""
+        waiting = self._rows["reader_heads"].values()
+        return self._snapshot.reader_heads | {row["reader"]: row["head_hash"] for row in waiting}
 
     def commit(self) -> int:
         """
@@ -225,7 +274,7 @@ class Writer:
         conflicts: list[KeyConflictError] = []
         while self._readings or any(self._rows.values()):
             self._check_room()
-            commit = self._try_commit(uuid.uuid4().hex)
+            commit = self._try_commit()
             if commit is not None:
                 self._acknowledge(commit)
                 break
@@ -236,6 +285,12 @@ class Writer:
         if conflicts:
             raise conflicts[0]
         return self._snapshot.number
+
+    def commit_if_due(self) -> None:
+        """Commit if enough waits, or has waited long enough, as `add` does."""
+        waited = time.monotonic() - self._waiting_since if self._waiting_since else 0.0
+        if self.pending_bytes >= self._flush_bytes or waited >= self._flush_seconds:
+            self.commit()
 
     def close(self) -> None:
         """Commit what waits and refuse further additions."""
@@ -258,7 +313,7 @@ class Writer:
 
     def _resolve(self, model: str | Model) -> Model:
         if isinstance(model, Model):
-            return model
+            return model.as_known(self._models.get(model.name))
         if not isinstance(model, str) or not model:
             raise InvalidRecordError(f"a model is named by a string, not {model!r}")
         return self._models.get(model) or Model(model)
@@ -290,11 +345,6 @@ class Writer:
             )
         return content is None
 
-    def _must_split(self, reading: Reading) -> bool:
-        """Whether the reading cannot share a segment with those that wait."""
-        waiting = next(iter(self._readings.values()), None)
-        return waiting is not None and _segment_shape(waiting) != _segment_shape(reading)
-
     def _pick_new(self, table: str, rows: Iterable[Row]) -> dict[str, Row]:
         return self._new_rows(table, rows, waiting=self._rows[table])
 
@@ -319,9 +369,15 @@ class Writer:
                 new[key] = row
         return new
 
-    def _try_commit(self, segment: str) -> Commit | None:
-        """Write what waits as one segment and name it in the log; None when the number is taken."""
+    def _try_commit(self) -> Commit | None:
+        """
+        Write what waits, a segment a shape, and name it in the log; None when the number is taken.
+
+        What is no reading lies with the first segment.
+        """
         last = self._snapshot.commits[-1] if self._snapshot.commits else None
+        groups = _group_by_shape(self._readings.values())
+        folders = [uuid.uuid4().hex for _ in range(len(groups) or 1)]
         commit = None
         try:
             commit = append_commit(
@@ -329,24 +385,31 @@ class Writer:
                 parent=last,
                 header_hash=self._header_hash,
                 writer=self._uuid,
-                additions=self._write(segment),
+                additions=self._write(folders, groups),
             )
         finally:
             # An error after the link leaves a commit that may last: its files must stay.
             if commit is None and not is_named(self._files, last, self._uuid):
-                self._files.remove_folder(segment_folder(segment))
+                for folder in folders:
+                    self._files.remove_folder(segment_folder(folder))
         return commit
 
-    def _write(self, segment: str) -> dict[str, Any]:
-        """Write what waits as files of one segment; returns what a commit says of them."""
-        readings = list(self._readings.values())
+    def _write(self, folders: Sequence[str], groups: Sequence[Sequence[Reading]]) -> dict[str, Any]:
+        """Write what waits; returns what a commit says of it."""
+        readings = self._readings.values()
         filled = {name: rows for name, rows in self._rows.items() if rows}
-        segments = [write_segment(self._files, segment, readings)] if readings else []
+        segments = [
+            write_segment(self._files, folder, group)
+            for folder, group in zip(folders, groups, strict=False)
+        ]
+        first = folders[0]
         tables = [
-            {"table": name, **write_table(self._files, segment, name, list(rows.values()))}
+            {"table": name, **write_table(self._files, first, name, list(rows.values()))}
             for name, rows in filled.items()
         ]
-        self._files.sync_folders([segment_folder(segment)])
+        if "heads" in filled and self._streamed is not None:
+            tables.append(write_streamed(self._files, first, self._streamed))
+        self._files.sync_folders([segment_folder(first)])
         keys = {
             "readings": {reading.key: reading.content_hash for reading in readings},
             "slots": {slot_key(reading.slot): reading.response_id for reading in readings},
@@ -390,15 +453,12 @@ class Writer:
             self._rows[table] = new
         return conflicts
 
-    def _commit_if_due(self) -> None:
-        waited = time.monotonic() - self._waiting_since if self._waiting_since else 0.0
-        if self.pending_bytes >= self._flush_bytes or waited >= self._flush_seconds:
-            self.commit()
-
     def _check_room(self) -> None:
         free = self._files.free_bytes()
         # float16 compresses, so its raw size also covers tables, norms and means.
         need = self.pending_bytes + SPARE_BYTES
+        if self._streamed is not None:
+            need += self._streamed.size_bytes
         if free is not None and free < need:
             raise NoRoomError(
                 f"this commit needs {need / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free",
@@ -410,5 +470,9 @@ class Writer:
             raise InvalidRecordError("this writer is closed", mend="open another: store.writer()")
 
 
-def _segment_shape(reading: Reading) -> tuple[Any, ...]:
-    return reading.hidden, reading.settings.layers, reading.settings.components
+def _group_by_shape(readings: Iterable[Reading]) -> list[list[Reading]]:
+    """Put readings together that can share a segment, in the order they came."""
+    groups: dict[tuple[Any, ...], list[Reading]] = {}
+    for reading in readings:
+        groups.setdefault(reading.shape, []).append(reading)
+    return list(groups.values())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tistore.errors import NotStoredError, nearest
+from tistore.errors import NotStoredError, VectorMismatchError, nearest
 from tistore.query.store import Store
 from tistore.schemas.site import Site
 from tistore.store.segment import Segment
@@ -49,6 +49,7 @@ def select_means(
     Raises:
         NotStoredError: The reader has read nothing of that set, or not at that site, or a
             reading has no token at that position.
+        VectorMismatchError: The readings differ in width, as attention patterns do.
     """
     rows: dict[tuple[str, int], NDArray[np.float64]] = {}
     for segment, index, response in _walk(store, prompt_set, reader):
@@ -59,6 +60,12 @@ def select_means(
         raise NotStoredError(
             f"{reader} has no readings of {prompt_set} at {site}",
             mend=_suggest(store, prompt_set),
+        )
+    if len(widths := sorted({len(row) for row in rows.values()})) > 1:
+        raise VectorMismatchError(
+            f"{reader}'s readings of {prompt_set} are {' and '.join(map(str, widths))} wide at "
+            f"{site}, and no direction fits them all",
+            mend="fit at a component whose width does not depend on the length of a text",
         )
     ordered = sorted(rows, key=lambda key: (len(key[0]), key))
     return Selection(

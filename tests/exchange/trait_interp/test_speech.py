@@ -19,7 +19,7 @@ def make(n_prompt, n_response, tokens="abcdefgh"):
         RawHalf(tuple(range(n)), tuple(tokens[:n]), tokens[:n], {}, n, has_attention=False)
         for n in (n_prompt, n_response)
     ]
-    return RawFile(Path("x.pt"), *halves, layers=(0,), components=(), hidden=1, dtype="float16")
+    return RawFile(Path("x.pt"), *halves, layers=(0,), components=(), widths={}, dtype="float16")
 
 
 @dataclass

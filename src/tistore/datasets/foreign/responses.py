@@ -11,7 +11,9 @@ file one response a line. A response names its prompt (`prompt_id` or `id`) and 
 - `token_ids` of prompt and response with `prompt_length` (or `prompt_end`), with or without the
   texts.
 
-`system_prompt`, `finish_reason`, `tags`, `organism` and `prompt_set` are read where they are there.
+Messages may hold an assistant's `tool_calls` and its thinking, and a tool's `tool_call_id` and
+`name`. `system_prompt`, `tools`, `finish_reason`, `tags`, `organism` and `prompt_set` are read
+where they are there.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from tistore.datasets.foreign.messages import check_json, read_messages, says_more
 from tistore.datasets.trait_interp.documents import MAX_BYTES, Node, read_document, read_lines
 from tistore.errors import DatasetError
 from tistore.schemas.generation import Generation
-from tistore.schemas.prompt import Message, Prompt
+from tistore.schemas.prompt import ASSISTANT, Message, Prompt
 from tistore.schemas.response import ResponseSlot
 
 LINES_SUFFIXES = (".jsonl", ".ndjson")
@@ -37,15 +40,31 @@ DEFAULTS = ("organism", "prompt_set", "system_prompt")
 """Keys that an object around the list may hold for all of its responses."""
 KEYS = (
     *("prompt_id", "id", "sample", "prompt", "response", "messages", "token_ids", "prompt_length"),
-    *("prompt_end", "finish_reason", "tags", *DEFAULTS),
+    *("prompt_end", "finish_reason", "tags", "tools", *DEFAULTS),
 )
-ROLES = ("system", "user", "assistant", "tool")
 MISSPELT = 0.85
 """A key this close to a known one is taken for a slip, not for somebody's own."""
 ANSWER_BREAK = "\n\n"
 """What stands between the answers of one conversation."""
 
 Messages = tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """
+    What is given as text.
+
+    Attributes:
+        asked: The turns before the first answer.
+        answered: All turns, where a text alone would not say what the answers are: there are
+            several, or one with thinking or tool calls; else none.
+        text: The answers' contents; None where there are none.
+    """
+
+    asked: Messages = ()
+    answered: Messages = ()
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,37 +170,39 @@ def _read_response(node: Node, defaults: Mapping[str, str | None]) -> GivenRespo
         prompt_id=_read_id(_require_either(node, "prompt_id", "id")),
         sample=node.get_integer("sample") or 0,
     )
-    asked, turns, text = _read_words(node)
+    words = _read_words(node)
     token_ids, prompt_length = _read_ids(node)
-    if text is None and token_ids is None:
+    if words.text is None and not words.answered and token_ids is None:
         node.fail(
             "there is no answer here",
             mend="give 'response', 'messages' that end with the assistant, or 'token_ids'",
         )
     system = _read_system(node, defaults)
     conversation: Messages | None = None
-    if turns:
+    if words.answered:
         first = ({"role": "system", "content": system},) if system else ()
-        conversation = (*first, *turns)
+        conversation = (*first, *words.answered)
     tags = node.get("tags")
     generation = Generation(
         slot=slot,
-        text=text,
+        text=words.text,
         token_ids=token_ids,
         prompt_length=prompt_length,
         messages=conversation,
         finish_reason=node.get_text("finish_reason"),
         tags=() if tags is None else (tags.value,) if isinstance(tags.value, str) else tags.texts(),
     )
+    tools = _read_tools(node, words.asked)
     prompt = None
-    if asked:
+    if words.asked:
         prompt = Prompt(
             prompt_set=slot.prompt_set,
             prompt_id=slot.prompt_id,
-            text=asked[-1]["content"],
+            text=words.asked[-1]["content"],
             # One turn is what `text` says already.
-            messages=asked if len(asked) > 1 else (),
+            messages=words.asked if len(words.asked) > 1 else (),
             system_prompt=system,
+            tools=tools,
         )
     return GivenResponse(generation, prompt, f"{node.path} at {node.place}", unread)
 
@@ -217,14 +238,7 @@ def _read_id(node: Node) -> str:
     return str(node.integer())
 
 
-def _read_words(node: Node) -> tuple[Messages, Messages, str | None]:
-    """
-    Read what is given as text.
-
-    Returns:
-        The turns before the first answer; all turns where there are several answers, else none;
-        and the answer.
-    """
+def _read_words(node: Node) -> _Words:
     response = node.get("response")
     if response and not response.text():
         response.fail("the response is empty", mend="leave it out")
@@ -234,57 +248,49 @@ def _read_words(node: Node) -> tuple[Messages, Messages, str | None]:
         if prompt and not prompt.text().strip():
             prompt.fail("the prompt is empty", mend="leave the key out where it is not known")
         asked: Messages = ({"role": "user", "content": prompt.text()},) if prompt else ()
-        return asked, (), answer
+        return _Words(asked, text=answer)
     if prompt:
         node.fail("there are both 'prompt' and 'messages'", mend="keep one of the two")
     return _split_messages(messages, answer, has_ids=node.get("token_ids") is not None)
 
 
-def _split_messages(
-    node: Node, answer: str | None, *, has_ids: bool
-) -> tuple[Messages, Messages, str | None]:
-    turns = tuple(
-        turn
-        for index, element in enumerate(node.elements())
-        if (turn := _read_message(element, index))["role"] != "system"
-    )
+def _split_messages(node: Node, answer: str | None, *, has_ids: bool) -> _Words:
+    turns = tuple(turn for turn in read_messages(node) if turn["role"] != "system")
     if not turns or turns[0]["role"] != "user":
         node.fail("the first turn is not the user's", mend="begin with the user's turn")
     if answer is not None:
-        if turns[-1]["role"] == "assistant":
+        if turns[-1]["role"] == ASSISTANT:
             node.fail(
                 "messages end with the assistant, and there is a 'response' beside them",
                 mend="end messages with what the response answers, or leave 'response' out",
             )
-        return turns, (), answer
-    if turns[-1]["role"] != "assistant" and has_ids:
-        return turns, (), None
-    if turns[-1]["role"] != "assistant":
+        return _Words(turns, text=answer)
+    if turns[-1]["role"] != ASSISTANT and has_ids:
+        return _Words(turns)
+    if turns[-1]["role"] != ASSISTANT:
         node.fail(
             "messages do not end with the assistant, and there is no 'response'",
             mend="add the assistant's turn, or the key 'response'",
         )
-    first = next(index for index, turn in enumerate(turns) if turn["role"] == "assistant")
-    answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
-    has_several = len(turns) > first + 1
-    return turns[:first], turns if has_several else (), ANSWER_BREAK.join(answers)
+    first = next(index for index, turn in enumerate(turns) if turn["role"] == ASSISTANT)
+    answers = [turn for turn in turns if turn["role"] == ASSISTANT]
+    is_more_than_text = len(turns) > first + 1 or says_more(answers[0])
+    text = ANSWER_BREAK.join(turn["content"] for turn in answers if turn["content"])
+    return _Words(turns[:first], turns if is_more_than_text else (), text or None)
 
 
-def _read_message(node: Node, index: int) -> Message:
-    role, content = node.require("role"), node.require("content")
-    if role.text() not in ROLES:
-        role.fail(f"no role {role.value!r}", mend=f"roles are {', '.join(ROLES)}")
-    if role.value == "system" and index:
-        role.fail("a system prompt comes first", mend="move it up")
-    if role.value == "assistant" and not content.text():
-        content.fail("the answer is empty", mend="leave the turn out")
-    for key, value in node.entries():
-        if key not in ("role", "content") and value.value not in (None, [], ""):
-            value.fail(
-                f"{key!r} of a message would be lost",
-                mend="write it into the content as the model saw it, or give 'token_ids'",
-            )
-    return {"role": role.value, "content": content.text()}
+def _read_tools(node: Node, asked: Messages) -> tuple[Mapping[str, Any], ...]:
+    """Read the descriptions of the tools that the prompt offers."""
+    found = node.get("tools")
+    if found is None:
+        return ()
+    if not asked:
+        found.fail(
+            "there is no prompt that these tools could be of",
+            mend="give 'prompt' or 'messages' beside them, or leave them out",
+        )
+    check_json(found)
+    return tuple(tool.fields() for tool in found.elements())
 
 
 def _read_system(node: Node, defaults: Mapping[str, str | None]) -> str | None:

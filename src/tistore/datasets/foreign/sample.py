@@ -217,9 +217,12 @@ def build_sample(
                     "split the sample",
                 )
         checked = {name: _check_activations(values) for name, values in arrays.items()}
-        if len({values.shape for values in checked.values()}) > 1:
+        if len({values.shape[:-1] for values in checked.values()}) > 1:
             shapes = ", ".join(f"{name} {list(v.shape)}" for name, v in checked.items())
-            raise Refused(f"its components differ in shape: {shapes}", "write them alike")
+            raise Refused(
+                f"its components differ in shape: {shapes}",
+                "write them alike; only in width may they differ",
+            )
         return ForeignSample(
             file=file,
             part=part,

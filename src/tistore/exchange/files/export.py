@@ -40,6 +40,8 @@ class ExportReport:
         readings_before: Those of them that were there already.
         readings_without_sites: Readings the condition picks that hold none of the layers, or not
             the component; they were left out.
+        second_readings: Second readings of `tistore noise` that the condition picks, but does not
+            name; they were left out, too.
         component: What was taken of each reading.
         layers: Layers that were taken.
         files: Files written.
@@ -51,6 +53,7 @@ class ExportReport:
     readings: int
     readings_before: int
     readings_without_sites: int
+    second_readings: int
     component: str
     layers: tuple[int, ...]
     files: int
@@ -111,6 +114,7 @@ def export_files(
         readings=selected.n_readings,
         readings_before=before,
         readings_without_sites=selected.n_without_sites,
+        second_readings=selected.n_second_readings,
         component=component,
         layers=selected.layers,
         files=folder.n_files,

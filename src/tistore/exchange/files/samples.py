@@ -53,8 +53,8 @@ class Sample:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Rows, layers, hidden."""
-        return int(self.row["n_rows"]), len(self.layers), self.rows.hidden
+        """Rows, layers, width."""
+        return int(self.row["n_rows"]), len(self.layers), self.rows.width
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -66,7 +66,7 @@ class Sample:
         Read the states.
 
         Returns:
-            [row, layer, hidden]: float16 as stored; float32 where a layer of the segment is
+            [row, layer, width]: float16 as stored; float32 where a layer of the segment is
             stored with an exponent, since float16 could not hold its values. Exact either way.
 
         Raises:
@@ -90,18 +90,18 @@ class PartRows:
 
     Args:
         segment: The segment.
-        sites: Sites to read, in the order of the layer axis.
+        sites: Sites to read, of one component, in the order of the layer axis.
     """
 
     def __init__(self, segment: Segment, sites: Sequence[Site]) -> None:
-        self.hidden = segment.hidden
+        self.width = segment.width(sites[0].component)
         self.exponents = tuple(segment.exponent(site) for site in sites)
         self.dtype = np.dtype(np.float32 if any(self.exponents) else np.float16)
         self._streams = [_Forward(segment, site) for site in sites]
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Read rows of every site: [row, site, hidden] of `dtype`."""
-        out = np.empty((stop - start, len(self._streams), self.hidden), dtype=self.dtype)
+        """Read rows of every site: [row, site, width] of `dtype`."""
+        out = np.empty((stop - start, len(self._streams), self.width), dtype=self.dtype)
         for place, (stream, exponent) in enumerate(zip(self._streams, self.exponents, strict=True)):
             stream.read(start, stop, out[:, place])
             if exponent:
@@ -121,7 +121,7 @@ class _Forward:
         self._values: NDArray[Any] | None = None
 
     def read(self, start: int, stop: int, out: NDArray[Any]) -> None:
-        """Fill `out`, [row, hidden]."""
+        """Fill `out`, [row, width]."""
         filled = 0
         while start < stop:
             at = bisect_right(self._starts, start) - 1

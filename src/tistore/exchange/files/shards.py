@@ -26,8 +26,8 @@ def split_into_shards(parts: Sequence[Part], limit_bytes: int = SHARD_BYTES) -> 
     shards: list[list[Part]] = [[]]
     filled = 0
     for part in parts:
-        width = len(part.sites) * part.segment.hidden * 2
-        sizes = part.segment.column("responses", "n_rows")[part.places].astype(np.int64) * width
+        n_rows = part.segment.column("responses", "n_rows")[part.places].astype(np.int64)
+        sizes = n_rows * part.row_bytes
         start = 0
         for at, size_bytes in enumerate(sizes.tolist()):
             if filled and filled + size_bytes > limit_bytes:
@@ -50,13 +50,17 @@ def require_one_width(selected: Selected) -> int:
     Tell how wide the states are.
 
     Raises:
-        ConfigError: Readings differ in it, and one table cannot hold them.
+        ConfigError: Readings differ in it, and one table cannot hold them; or several components
+            are selected.
     """
-    widths = sorted({part.segment.hidden for part in selected.parts})
+    component = selected.require_one_component()
+    widths = sorted({part.segment.width(component) for part in selected.parts})
     if len(widths) > 1:
         raise ConfigError(
             f"these readings are {' and '.join(map(str, widths))} wide; one table holds one width",
-            mend="choose readings of one model: --where \"reader = 'NAME'\"",
+            mend="choose readings of one model: --where \"reader = 'NAME'\""
+            if component != "attention"
+            else "export npy or safetensors: patterns are as wide as their sequences are long",
         )
     return widths[0]
 

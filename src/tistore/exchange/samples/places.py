@@ -289,6 +289,7 @@ def _find_prompt(sample: ForeignSample, slot: ResponseSlot) -> Prompt | None:
     ):
         raise DatasetError(f"{where} has no text, or what is no text", mend="leave it out")
     messages = _find_messages(row.get("messages"), where)
+    tools = _find_objects(row.get("tools"), "tools", where)
     alone = [{"role": "user", "content": texts["text"]}]
     prompts = [
         Prompt(
@@ -299,6 +300,7 @@ def _find_prompt(sample: ForeignSample, slot: ResponseSlot) -> Prompt | None:
             texts["system_prompt"],
             texts["note"],
             tuple(tags),
+            tuple(tools),
         )
         for conversation in ([()] if messages == alone else []) + [tuple(messages)]
     ]
@@ -312,14 +314,25 @@ def _find_prompt(sample: ForeignSample, slot: ResponseSlot) -> Prompt | None:
     )
 
 
-def _find_messages(value: object, where: str) -> list[dict[str, str]]:
-    try:
-        messages = json.loads(value) if isinstance(value, str) else value or []
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{where} has messages that are no JSON", mend="leave it out") from error
-    if not isinstance(messages, list) or not all(
-        isinstance(message, dict) and {*map(type, message), *map(type, message.values())} <= {str}
+def _find_messages(value: object, where: str) -> list[Mapping[str, Any]]:
+    """Read a conversation; what stands beside a message's content is kept as it is."""
+    messages = _find_objects(value, "messages", where)
+    if not all(
+        isinstance(message.get("role"), str) and isinstance(message.get("content"), str | None)
         for message in messages
     ):
-        raise DatasetError(f"{where} has messages that are no list of texts", mend="leave it out")
+        raise DatasetError(
+            f"{where} has messages without a role, or whose content is no text",
+            mend="leave it out",
+        )
     return messages
+
+
+def _find_objects(value: object, name: str, where: str) -> list[Mapping[str, Any]]:
+    try:
+        objects = json.loads(value) if isinstance(value, str) else value or []
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{where} has {name} that are no JSON", mend="leave it out") from error
+    if not isinstance(objects, list) or not all(isinstance(one, dict) for one in objects):
+        raise DatasetError(f"{where} has {name} that are no list of objects", mend="leave it out")
+    return objects

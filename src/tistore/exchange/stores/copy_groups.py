@@ -12,7 +12,7 @@ def group_parts(parts: Iterable[Part], group_bytes: int = FLUSH_BYTES) -> Iterat
     """
     Put parts together that follow on each other, so that a few readings of each make no crumbs.
 
-    Only parts of one width, of the same sites, and stored with the same exponents fit each other:
+    Only parts of the same sites, as wide at each and stored with the same exponents fit each other:
     rescaling could lose the last bits of the smallest values.
 
     Args:
@@ -35,4 +35,5 @@ def _shape(part: Part) -> tuple[object, ...]:
     exponents = [
         segment.exponent(site) for site in part.sites if segment.has_activations(site.component)
     ]
-    return segment.hidden, part.layers, part.components, exponents
+    widths = [segment.width(component) for component in part.components]
+    return widths, part.layers, part.components, exponents

@@ -37,7 +37,7 @@ def select_log_rows(
     """
     tables = {name: store.snapshot.table(name) for name in LOG_TABLES}
     if selected.selection.where is not None:
-        belong = _Belonging(selected, tables["vectors"])
+        belong = _Belonging(selected, tables["vectors"], store.snapshot.reader_heads)
         tables = {name: _keep(table, belong.tests.get(name)) for name, table in tables.items()}
     sources = _keep(tables["sources"], lambda row: row["reading_key"] in {None, *new_keys})
     keys = [key and new_keys[key] for key in sources["reading_key"].to_pylist()]
@@ -49,9 +49,12 @@ def select_log_rows(
 class _Belonging:
     """Tells which rows of each table belong to selected readings."""
 
-    def __init__(self, selected: Selected, vectors: pa.Table) -> None:
+    def __init__(
+        self, selected: Selected, vectors: pa.Table, reader_heads: Mapping[str, str]
+    ) -> None:
         self._parts = selected.parts
         self._vectors = vectors
+        self._reader_heads = reader_heads
 
     @cached_property
     def tests(self) -> dict[str, Callable[[dict[str, Any]], bool]]:
@@ -64,6 +67,8 @@ class _Belonging:
         responses = {row["response_id"] for row in readings}
         slots = {_slot(row) for row in readings}
         keys = {row["reading_key"] for row in readings}
+        readers = {row["reader"] for row in readings}
+        heads = {head for reader, head in self._reader_heads.items() if reader in readers}
         runs = {row["run_id"] for row in readings}
         return {
             "models": lambda row: row["name"] in models,
@@ -73,6 +78,8 @@ class _Belonging:
             "generations": lambda row: _slot(row) in slots,
             "sources": lambda row: row["reading_key"] is None or row["reading_key"] in keys,
             "runs": lambda row: row["run_id"] in runs,
+            "reader_heads": lambda row: row["reader"] in readers,
+            "heads": lambda row: row["head_hash"] in heads,
         }
 
     def _walk(self) -> Iterable[dict[str, Any]]:

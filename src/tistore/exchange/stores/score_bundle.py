@@ -14,6 +14,7 @@ from tistore.exchange.selection import Selected, Selection, select
 from tistore.exchange.stores.copy_groups import group_parts
 from tistore.exchange.stores.export_run import describe_run
 from tistore.exchange.stores.log_rows import select_log_rows
+from tistore.query.massive import MassiveDims
 from tistore.query.references import Direction, resolve
 from tistore.query.scores import (
     ScoreCache,
@@ -90,7 +91,7 @@ def export_scores(
     target = locate(destination)
     if target.exists():
         raise StoreExistsError(f"{target} is there already", mend="choose a path that is free")
-    selected = select(store, Selection.parse(where))
+    selected = select(store, Selection.parse(where), with_second_readings=True)
     directions = _find_directions(store, selected, references, layer)
     building = target.with_name(f".{target.name}.partial")
     shutil.rmtree(building, ignore_errors=True)  # what one that was killed has left
@@ -102,6 +103,7 @@ def export_scores(
             log.commit([copy])
             progress(copy.responses.num_rows)
         tables = select_log_rows(store, selected, {key: key for key in selected.keys()})
+        del tables["heads"], tables["reader_heads"]  # no states, no lens
         log.commit(tables=tables, known=store.snapshot.keys)
         log.commit(tables={"runs": describe_run(store, bundle, "scores", settings)})
         info = bundle.info()
@@ -135,7 +137,8 @@ def _find_directions(
                 mend="add one: tistore vectors add",
             )
     else:
-        found = [resolve(reference, layer, vectors) for reference in references]
+        massive = MassiveDims(store.snapshot)
+        found = [resolve(reference, layer, vectors, massive) for reference in references]
     for direction in found:
         if not any(_fits(direction, segment) for segment in segments):
             raise VectorMismatchError(
@@ -146,7 +149,8 @@ def _find_directions(
 
 
 def _fits(direction: Direction, segment: Segment) -> bool:
-    return segment.has(direction.site) and segment.hidden == direction.vector.hidden
+    site = direction.site
+    return segment.has(site) and segment.width(site.component) == direction.vector.hidden
 
 
 def _build_copies(

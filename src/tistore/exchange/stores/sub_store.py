@@ -74,7 +74,7 @@ def export_store(
         KeyConflictError: The destination holds other readings under the same keys.
         NoRoomError: The disk is full; the same call goes on later.
     """
-    selected = select(store, selection)
+    selected = select(store, selection, with_second_readings=True)
     for part in selected.parts:
         for site in part.sites:
             part.segment.exponent(site)  # raises where activations were left behind
@@ -86,6 +86,12 @@ def export_store(
     run = describe_run(
         store, target, "store", {"where": selection.where, "layers": selection.layers}
     )
+    heads = tables.pop("heads")
+    for place, head_hash in enumerate(heads["head_hash"].to_pylist()):
+        log.commit(
+            tables={"heads": heads.slice(place, 1)},
+            streamed=store.snapshot.unembedding(head_hash).copied(),
+        )
     log.commit(tables=tables, known=store.snapshot.keys)
     log.commit(tables={"runs": run})
     lacking = _Lacking(dict(target.snapshot.keys.get("readings", {})))

@@ -13,6 +13,13 @@ _NAMES = {
     "mlp_contribution": "mlp_out",
     "attn_out": "o_proj",
     "mlp_out": "down_proj",
+    "k_proj": "k_proj",
+    "v_proj": "v_proj",
+    # What it has no name for is called as in the store where an export has put it there.
+    "q_proj": "q_proj",
+    "heads": "heads",
+    "mlp_act": "mlp_act",
+    "attention": "attention",
 }
 """What its names mean. Its `attn_out` is what o_proj gives: Gemma norms that before adding it."""
 
@@ -21,8 +28,6 @@ _REASONS = {
     "mlp_out": "the output of down_proj, before any norm, which the store has no component for",
     "after_attn": "the normed input of the MLP, which the store has no component for",
     "residual_in": "the output of the block before, kept where that block was captured",
-    "k_proj": "keys, which the store has no component for",
-    "v_proj": "values, which the store has no component for",
 }
 
 

@@ -38,7 +38,7 @@ class LoadedReading:
         token_ids: Prompt and response.
         prompt_length: How many of them are the prompt's.
         prompt_text: As the raw file has it.
-        values: For each component, [row, layer, hidden] of the file's own type; bfloat16 rounded
+        values: For each component, [row, layer, width] of the file's own type; bfloat16 rounded
             to float16 where it fits.
         speech: Its words.
         document: The JSON beside it, where there is one.
@@ -92,8 +92,9 @@ def load_reading(planned: PlannedReading, speller: TokenStrings | None) -> Loade
 def _check_unchanged(planned: PlannedReading, raw: RawFile) -> None:
     placement = planned.placement
     n_rows = raw.prompt.n_rows + raw.response.n_rows - placement.n_dropped
-    if (raw.layers, raw.hidden, raw.dtype, n_rows) != (
-        planned.layers, planned.hidden, planned.source_dtype, placement.n_rows,
+    widths = {ours: raw.widths.get(theirs) for ours, theirs in planned.components.items()}
+    if (raw.layers, widths, raw.dtype, n_rows) != (
+        planned.layers, planned.widths, planned.source_dtype, placement.n_rows,
     ):  # fmt: skip
         raise ForeignFileError(f"{raw.path}: it changed while it was read", mend="read it again")
 
@@ -120,9 +121,9 @@ def _read_values(
 
 
 def _read_component(planned: PlannedReading, raw: RawFile, name: str) -> NDArray[Any] | HalfArray:
-    """Read one component, [row, layer, hidden]; bfloat16 is rounded here, where it fits."""
+    """Read one component, [row, layer, width]; bfloat16 is rounded here, where it fits."""
     pieces = [_list_pieces(planned, raw, name, layer) for layer in raw.layers]
-    shape = (planned.placement.n_rows, len(raw.layers), raw.hidden)
+    shape = (planned.placement.n_rows, len(raw.layers), raw.widths[name])
     if raw.dtype == "bfloat16" and (half := _round(pieces, shape)) is not None:
         return half
     states = np.empty(shape, dtype=pieces[0][0][1].dtype)

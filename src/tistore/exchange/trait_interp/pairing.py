@@ -155,7 +155,7 @@ class Pairing:
         except TistoreError as error:
             return Refusal(candidate.file, explain(error, candidate.file.path))
         if raw.prompt.has_attention or raw.response.has_attention:
-            absent.append("attention patterns, which the store has no place for")
+            absent.append("attention patterns, which are not imported")
         left_out = [f"left out: {reason}" for reason in absent]
         if filtered := [theirs for ours, theirs in known.items() if ours not in components]:
             left_out.append(f"{BY_OPTION}: {', '.join(filtered)}")
@@ -170,7 +170,7 @@ class Pairing:
             placement=placement,
             layers=raw.layers,
             components=components,
-            hidden=raw.hidden,
+            widths={ours: raw.widths[theirs] for ours, theirs in components.items()},
             source_dtype=raw.dtype,
             audited_stop=placement.stop,
             is_paired=is_paired,

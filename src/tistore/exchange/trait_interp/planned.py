@@ -24,7 +24,7 @@ class PlannedReading:
         placement: Where its rows belong.
         layers: Ascending block numbers.
         components: For each component the store has, what the file calls it.
-        hidden: Width.
+        widths: Of each of these.
         source_dtype: Of the file's values.
         audited_stop: One past the last token that every reading of the response has a row for;
             means run over the same tokens in all of them.
@@ -41,7 +41,7 @@ class PlannedReading:
     placement: Placement
     layers: tuple[int, ...]
     components: Mapping[Component, str]
-    hidden: int
+    widths: Mapping[Component, int]
     source_dtype: str
     audited_stop: int
     is_paired: bool | None
@@ -51,12 +51,13 @@ class PlannedReading:
     @property
     def value_bytes(self) -> int:
         """Bytes of float16 it will be."""
-        return self.placement.n_rows * len(self.layers) * len(self.components) * self.hidden * 2
+        row_bytes = 2 * len(self.layers) * sum(map(self.widths.__getitem__, self.components))
+        return self.placement.n_rows * row_bytes
 
     @property
-    def shape(self) -> tuple[int, tuple[int, ...], tuple[str, ...]]:
+    def shape(self) -> tuple[tuple[int, ...], tuple[tuple[str, int], ...]]:
         """What readings of one segment share."""
-        return self.hidden, self.layers, tuple(sorted(self.components))
+        return self.layers, tuple((name, self.widths[name]) for name in sorted(self.components))
 
     @property
     def key(self) -> str:

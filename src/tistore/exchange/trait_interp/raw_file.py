@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -52,7 +52,7 @@ class RawFile:
         response: Its second.
         layers: Ascending block numbers.
         components: As the file names them, in its order.
-        hidden: Width.
+        widths: Of each component.
         dtype: Of the values, by torch's name.
     """
 
@@ -61,7 +61,7 @@ class RawFile:
     response: RawHalf
     layers: tuple[int, ...]
     components: tuple[str, ...]
-    hidden: int
+    widths: Mapping[str, int]
     dtype: str
 
     @property
@@ -100,7 +100,7 @@ def read_raw_file(path: Path) -> RawFile:
 
 
 def _describe(path: Path, prompt: RawHalf, response: RawHalf) -> RawFile:
-    """Check that both halves hold the same layers and components, of one width and dtype."""
+    """Check that both halves hold the same layers and components, each of one width, one dtype."""
     halves = [half for half in (prompt, response) if half.sites]
     if not halves:
         _refuse(path, "it holds no activations")
@@ -109,12 +109,18 @@ def _describe(path: Path, prompt: RawHalf, response: RawHalf) -> RawFile:
         if _list_sites(path, half.sites) != (layers, components):
             _refuse(path, "prompt and response hold different layers or components")
     views = [view for half in halves for site in half.sites.values() for view in site.values()]
-    widths, dtypes = {view.shape[1] for view in views}, {view.dtype for view in views}
-    if len(widths) > 1 or 0 in widths:
-        _refuse(path, f"its tensors are {_enumerate(widths)} wide: not one width")
+    dtypes = {view.dtype for view in views}
     if len(dtypes) > 1 or not dtypes <= set(_FLOATS):
         _refuse(path, f"its tensors are {_enumerate(dtypes)}: not one floating point type")
-    return RawFile(path, prompt, response, layers, components, widths.pop(), dtypes.pop())
+    widths = {name: _find_width(path, halves, name) for name in components}
+    return RawFile(path, prompt, response, layers, components, widths, dtypes.pop())
+
+
+def _find_width(path: Path, halves: Sequence[RawHalf], component: str) -> int:
+    widths = {site[component].shape[1] for half in halves for site in half.sites.values()}
+    if len(widths) > 1 or 0 in widths:
+        _refuse(path, f"its tensors of {component} are {_enumerate(widths)} wide: not one width")
+    return int(widths.pop())
 
 
 def _list_sites(path: Path, sites: Sites) -> tuple[tuple[int, ...], tuple[str, ...]]:

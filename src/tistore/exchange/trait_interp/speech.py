@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from tistore.datasets.clauses import Offset
 from tistore.datasets.trait_interp.responses import Response, Turn
 from tistore.errors import InvalidRecordError
+from tistore.exchange.speakers import ANSWER_ROLES, TEMPLATE
 from tistore.exchange.token_strings import TokenStrings
 from tistore.exchange.trait_interp.raw_file import RawFile
 
-_TEMPLATE = "template"
-_AUDITED = "assistant"
 _NO_LETTER = re.compile("[^A-Za-z0-9]")
 
 
@@ -49,7 +48,8 @@ def describe_speech(
 
     Strings are the raw file's or, with a tokenizer, made anew; never those of the JSON, which are
     corrupt. Audited are the response's tokens or, for a conversation, which has no response, the
-    turns of the assistant; of both, those that every reading has a row for.
+    turns of the assistant, as are those of a conversation that goes on behind its first answer; of
+    all, those that every reading has a row for.
 
     Args:
         raw: The raw file.
@@ -63,10 +63,11 @@ def describe_speech(
     turns = response.turns if response else ()
     n_tokens, is_rollout = len(raw.token_ids), not raw.response.token_ids
     roles, numbers = _assign_turns(turns, n_tokens) if turns else (None, None)
-    if is_rollout:
-        audited = [role == _AUDITED for role in roles] if roles else [False] * n_tokens
+    if roles and (is_rollout or _goes_on(turns, raw.prompt_length)):
+        start = 0 if is_rollout else raw.prompt_length
+        audited = [place >= start and role in ANSWER_ROLES for place, role in enumerate(roles)]
     else:
-        audited = [position >= raw.prompt_length for position in range(n_tokens)]
+        audited = [not is_rollout and place >= raw.prompt_length for place in range(n_tokens)]
     marked = tuple(is_said and place < audited_stop for place, is_said in enumerate(audited))
     notes: tuple[str, ...] = ()
     if is_rollout and not turns:
@@ -83,6 +84,11 @@ def describe_speech(
         is_response=marked,
         notes=notes,
     )
+
+
+def _goes_on(turns: Sequence[Turn], start: int) -> bool:
+    """Tell whether others speak behind the first answer, so that not all of it is the answer's."""
+    return any(turn.token_start >= start and turn.role not in ANSWER_ROLES for turn in turns)
 
 
 def _check_spelling(ours: Sequence[str], theirs: Sequence[str]) -> None:
@@ -108,7 +114,7 @@ def _check_spelling(ours: Sequence[str], theirs: Sequence[str]) -> None:
 
 def _assign_turns(turns: Sequence[Turn], n_tokens: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Give each token its turn; what lies between turns is the template's, of the turn to come."""
-    roles, numbers = [_TEMPLATE] * n_tokens, [0] * n_tokens
+    roles, numbers = [TEMPLATE] * n_tokens, [0] * n_tokens
     number = at = 0
     for turn in turns:
         start, end = max(at, turn.token_start), max(at, turn.token_end)

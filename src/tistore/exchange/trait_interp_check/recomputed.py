@@ -56,7 +56,7 @@ class StoredStates:
     @property
     def hidden(self) -> int:
         """Width."""
-        return self._segment.hidden
+        return self._segment.width(self._site.component)
 
     @property
     def step(self) -> float:

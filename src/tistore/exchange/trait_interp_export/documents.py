@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tistore.exchange.trait_interp_export.places import COMPONENT_NAMES, View
+from tistore.exchange.trait_interp_export.turns import lay_out_turns
 from tistore.schemas.model import Model
+from tistore.schemas.prompt import Message
 from tistore.schemas.vector import Vector
-
-_TEMPLATE = "template"
-"""Role of tokens between the turns."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +46,7 @@ def lay_out_response(
     model: Model | None,
     prompt: Mapping[str, Any] | None,
     captured_at: datetime | None,
+    messages: Sequence[Message] = (),
 ) -> dict[str, Any]:
     """
     Lay a response out in the flat form.
@@ -61,6 +60,7 @@ def lay_out_response(
         model: The author.
         prompt: Row of the `prompts` table, where there is one.
         captured_at: When it was captured, where known.
+        messages: The conversation without its system prompt, as far as it is known.
     """
     asked = prompt or {}
     n_ids, length = len(row["token_ids"]), row["prompt_length"]
@@ -84,33 +84,14 @@ def lay_out_response(
     }
     if model and model.adapter_id:
         said["lora_adapter"] = model.adapter_id
-    if turns := _find_turns(tokens, is_conversation=length == n_ids):
+    if _has_turns(tokens, length == n_ids) and (turns := lay_out_turns(tokens, messages)):
         said["turn_boundaries"] = turns
     return said
 
 
-def _find_turns(tokens: pa.Table, is_conversation: bool) -> list[dict[str, Any]]:
-    """Find the turns of a conversation; a question and its answer need none."""
-    numbers, roles = tokens["turn"].to_pylist(), tokens["role"].to_pylist()
-    if not is_conversation and max(numbers, default=0) <= 1:
-        return []
-    positions = tokens["position"].to_pylist()
-    found = []
-    places = groupby(range(len(positions)), key=lambda at: (numbers[at], roles[at]))
-    for (_, role), group in places:
-        at = list(group)
-        if role != _TEMPLATE:
-            found.append(
-                {
-                    "role": role,
-                    "token_start": positions[at[0]],
-                    "token_end": positions[at[-1]] + 1,
-                    "has_thinking": False,
-                    "has_tool_calls": False,
-                    "tool_names": [],
-                }
-            )
-    return found
+def _has_turns(tokens: pa.Table, is_conversation: bool) -> bool:
+    """Tell whether there are turns to lay out; a question and its answer need none."""
+    return is_conversation or max(tokens["turn"].to_pylist(), default=0) > 1
 
 
 def lay_out_projections(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from tistore.errors import AmbiguousVectorError, ConfigError, VectorMismatchError
 from tistore.exchange.destination import Destination
 from tistore.exchange.selection import Selected, Selection, select
+from tistore.exchange.trait_interp_export.conversations import Conversations
 from tistore.exchange.trait_interp_export.documents import (
     lay_out_projections,
     lay_out_response,
@@ -113,6 +114,9 @@ def export_trait_interp(
     selected = select(store, Selection.parse(where))
     views = list_views(selected)
     directions = _choose(store, vectors, views)
+    if selected.n_second_readings:
+        note = f"{selected.n_second_readings} second readings, of `tistore noise`, are left out"
+        directions = replace(directions, notes=(*directions.notes, note))
     models = store.snapshot.models
     spoken = {name for v in views for name in (v.view.reader, v.view.slot.organism)}
     places = Places({name: models.get(name, Model(name)) for name in sorted(spoken)},
@@ -252,6 +256,7 @@ class _Experiment:
             for row in snapshot.table("prompts").to_pylist()
         }
         started = {row["run_id"]: row["started_at"] for row in snapshot.table("runs").to_pylist()}
+        conversations = Conversations(snapshot)
         for path, view in self._responses.items():
             if self._is_due(destination, path):
                 stretch = self._fullest[view.response_id]
@@ -264,6 +269,7 @@ class _Experiment:
                     snapshot.models.get(slot.organism),
                     asked.get((slot.prompt_set, slot.prompt_id)),
                     started.get(row["run_id"]),
+                    conversations.find(slot),
                 )
                 _write_json(destination, path, said)
 

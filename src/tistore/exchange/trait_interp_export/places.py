@@ -24,8 +24,15 @@ COMPONENT_NAMES: dict[Component, str] = {
     "mlp_out": "mlp_contribution",
     "o_proj": "attn_out",
     "down_proj": "mlp_out",
+    "q_proj": "q_proj",
+    "k_proj": "k_proj",
+    "v_proj": "v_proj",
+    "heads": "heads",
+    "mlp_act": "mlp_act",
+    "attention": "attention",
 }
-"""What trait-interp calls each component: its `attn_out` is the store's `o_proj`."""
+"""What trait-interp calls each component: its `attn_out` is the store's `o_proj`. Of those from
+`q_proj` on it knows keys and values only; vectors of the others go out under the store's names."""
 
 UNKNOWN = "unknown"
 """What its files say where a model is not known."""
