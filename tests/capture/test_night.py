@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from tistore.capture import executor, filing
 from tistore.capture.run import ingest
 from tistore.cli.main import app
-from tistore.errors import ParityError, PartialRunError
+from tistore.errors import HeadError, ParityError, PartialRunError
+from tistore.query.store import Store
 from tistore.store.base import BaseStore
 from tistore.store.run_status import describe_newest_run
 
@@ -188,3 +189,35 @@ def test_canaries_can_be_left_out(store, configure):
     report = ingest(store, configure(capture={"canary_every": 0}))
 
     assert (report.canaries, report.largest_deviation) == (0, None)
+
+
+def test_every_readers_head_is_kept_once_for_the_lens(store, configure):
+    ingest(store, configure())
+
+    heads = store.snapshot.table("reader_heads").to_pylist()
+    assert {row["reader"] for row in heads} == {"instruct", "loud", "zero"}
+    assert len({row["head_hash"] for row in heads}) == len(store.snapshot.heads) == 1
+    rows = Store.open(store.path).sql(
+        "SELECT layer, rank FROM lens WHERE organism = 'loud' AND reader = 'loud' "
+        "AND prompt_id = 'three' AND next_token_id IS NOT NULL"
+    )
+    assert {row["layer"] for row in rows.to_polars().to_dicts()} == {0, 1, 2}
+
+
+def test_a_head_that_cannot_be_read_costs_the_lens_alone(store, configure, monkeypatch):
+    def fail(*_):
+        raise HeadError("of a new kind")
+
+    monkeypatch.setattr(executor.HeadKeeper, "keep", fail)
+
+    report = ingest(store, configure())
+
+    assert report.readings == 25
+    notes = [event["message"] for event in store.events.read() if event["event"] == "note"]
+    assert "no logit lens of 'loud': of a new kind" in notes
+
+
+def test_heads_can_be_left_out(store, configure):
+    ingest(store, configure(capture={"head": False}))
+
+    assert store.snapshot.heads == {}

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tistore.capture.adapter_fit import check_kind
 from tistore.capture.families import find_device
 from tistore.errors import ModelLoadError, NoRoomError
 
@@ -57,7 +58,7 @@ class AdapterRack:
             self._reference = self._probe()
         try:
             config = PeftConfig.from_pretrained(str(folder))
-            _check_kind(name, folder, config)
+            check_kind(name, folder, config)
             config.inference_mode = True
             if self._wrapper is None:
                 self._wrapper = PeftModel(self._model, config, adapter_name=key)
@@ -142,22 +143,6 @@ class AdapterRack:
         for attribute in ("peft_config", "_hf_peft_config_loaded"):
             self._model.__dict__.pop(attribute, None)
         self._wrapper = None
-
-
-def _check_kind(name: str, folder: Path, config: PeftConfig) -> None:
-    if config.is_prompt_learning or config.is_adaption_prompt:
-        raise ModelLoadError(
-            f"adapter {name!r} at {folder} is of kind {config.peft_type}, which adds tokens: "
-            "its readings would not align with the base's",
-            mend="use an adapter of weights, such as LoRA",
-        )
-    bias = getattr(config, "bias", "none")
-    if bias != "none":
-        raise ModelLoadError(
-            f"adapter {name!r} at {folder} trains biases of the base (bias={bias!r}), which "
-            "stay when it is switched off: replays would not be the base's",
-            mend="merge it into a base of its own, or train it with bias='none'",
-        )
 
 
 def _check_fit(name: str, folder: Path, result: Any) -> None:

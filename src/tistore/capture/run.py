@@ -68,8 +68,11 @@ def ingest(store: BaseStore, config: RunConfig, *, progress: Progress | None = N
     missing = sum(not store.holds(key) for key in agenda.keys)
     if not missing:
         return RunReport(skipped=len(agenda.keys))
-    planned = plan(config, path=store.path, given=agenda.given)
-    check_room(planned.compressed_bytes * missing // len(agenda.keys), measure_free(store.path))
+    planned = plan(config, path=store.path, given=agenda.given, checked=checked)
+    needed = planned.compressed_bytes * missing // len(agenda.keys)
+    if not store.snapshot.heads:
+        needed += planned.heads_bytes
+    check_room(needed, measure_free(store.path))
     watcher = progress or SilentProgress()
     try:
         for note in checked.notes:
@@ -189,7 +192,5 @@ class _Run:
         return kind(
             f"stopped by {request} after {tally.readings} of {tally.total} readings; they are "
             "committed",
-            mend=mend
-            if isinstance(request, StopRequestedError)
-            else f"free some space, then {mend}",
+            mend=mend,
         )

@@ -82,7 +82,7 @@ def ingest(
     except StoreNotFoundError:
         # A run that cannot work, or would not fit, leaves no store behind.
         planned = plan_run(run, path=Path(store))
-        check_room(planned.compressed_bytes, planned.free_bytes)
+        check_room(planned.compressed_bytes + planned.heads_bytes, planned.free_bytes)
         opened = tistore.create(store)
         say(f"made a store at {store}")
     report = ingest_run(opened, run, progress=show_progress())
