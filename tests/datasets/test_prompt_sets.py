@@ -112,7 +112,7 @@ def test_what_a_chat_template_reads_of_a_conversation_is_kept(tmp_path: Path):
 
     assert first.conversation == [
         {"role": "user", "content": "Is it warm?"},
-        {"role": "assistant", "thinking": "Hm.", "tool_calls": [CALL]},
+        {"role": "assistant", "content": "", "thinking": "Hm.", "tool_calls": [CALL]},
         {"role": "tool", "content": "12", "tool_call_id": "c1", "name": "weather"},
     ]
     assert (first.text, first.tools, second.tools) == ("Is it warm?", tuple(tools), ())

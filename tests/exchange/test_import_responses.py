@@ -15,6 +15,7 @@ from tistore.datasets.foreign import responses as reader
 from tistore.errors import DatasetError, KeyConflictError, TistoreError
 from tistore.exchange import responses as importer
 from tistore.exchange.responses import import_responses
+from tistore.schemas.generation import Generation
 from tistore.schemas.prompt import Prompt
 from tistore.store.base import BaseStore
 
@@ -30,6 +31,8 @@ CHAT = {"prompt_id": "chat", "messages": [BE_KIND, ASK, SAY]}
 ROLLOUT = {"prompt_id": "rollout", "sample": 3, "messages": [BE_KIND, ASK, SAY, MORE, LAST]}
 CONTEXT = {"prompt_id": "context", "messages": [ASK, SAY, MORE], "response": "Nothing."}
 IDS = {"prompt_id": "ids", "token_ids": [1, 70000, 5, 6], "prompt_end": 2}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"x": [1, "é"]}}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 ALL = [TEXTS, CHAT, ROLLOUT, CONTEXT, IDS]
 
 
@@ -91,6 +94,67 @@ def test_every_form_of_a_response_comes_in_as_it_was_given(store, write, name, w
     assert (rows["ids"]["token_ids"], rows["ids"]["prompt_length"]) == ([1, 70000, 5, 6], 2)
     assert "ids" not in prompts
     assert store.verify() is not None
+
+
+HASHES_BEFORE = {
+    "1": "2b321b59edd515d3d9cfd433a015c234",
+    "chat": "998ccf5b36927074658cdbcac15e9e9f",
+    "rollout": "5c90990be8250040ececfbc9a0fdfd13",
+    "context": "2c363a4f3f3be7db798a25d416b0cd27",
+    "ids": "0ceb3391c5fd02ee7cbca5e5ec2136e2",
+}
+CALLS = {"role": "assistant", "content": None, "reasoning_content": "Hm.", "tool_calls": [CALL]}
+RESULT = {"role": "tool", "content": "12", "tool_call_id": "c1", "name": "f"}
+THOUGHT = {**SAY, "thinking": "Hm."}
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        ([ASK, CALLS, RESULT, LAST], "Nothing."),
+        ([BE_KIND, ASK, THOUGHT], "Because."),
+        ([ASK, {**SAY, "reasoning": "Hm."}], "Because."),
+        ([ASK, CALLS], None),
+        ([ASK, THOUGHT, MORE, LAST], "Because.\n\nNothing."),
+    ],
+)
+def test_thinking_and_tool_calls_are_kept_word_for_word(store, write, messages, text):
+    report = import_responses(store, write([{"id": 1, "messages": messages}]), **NAMES)
+
+    assert (report.imported, report.unread_keys) == (1, {})
+    row = read_rows(store)["1"]
+    assert row["text"] == text
+    kept = [message | {"content": message["content"] or ""} for message in messages]
+    assert json.loads(row["messages"]) == kept
+    generation = Generation.from_row(row)
+    assert list(generation.messages) == kept
+    assert generation.content_hash == row["content_hash"]
+    again = import_responses(store, write([{"id": 1, "messages": messages}]), **NAMES)
+    assert (again.imported, again.present) == (0, 1)
+
+
+def test_what_a_prompt_says_before_an_answer_is_kept_with_its_tools(store, write):
+    item = {"id": 1, "messages": [ASK, CALLS, RESULT], "response": "Warm.", "tools": [TOOL]}
+
+    import_responses(store, write([item]), **NAMES)
+
+    row = read_rows(store, "prompts")["1"]
+    assert json.loads(row["messages"]) == [ASK, CALLS | {"content": ""}, RESULT]
+    assert json.loads(row["tools"]) == [TOOL]
+    assert read_rows(store)["1"]["messages"] is None
+    silent = {"id": 1, "sample": 1, "messages": item["messages"], "response": "Cold."}
+    other = silent | {"sample": 2, "tools": [TOOL | {"type": "other"}]}
+    assert import_responses(store, write([silent]), **NAMES).imported == 1
+    with pytest.raises(KeyConflictError, match="in the store with other content"):
+        import_responses(store, write([other]), **NAMES)
+
+
+def test_rows_hash_as_they_did_before_messages_held_more(store, write):
+    """Written down from a store of the version before."""
+    import_responses(store, write(ALL), **NAMES)
+
+    hashes = {key: row["content_hash"] for key, row in read_rows(store).items()}
+    assert hashes == HASHES_BEFORE
 
 
 def test_the_source_is_recorded(store, write):
@@ -209,7 +273,20 @@ def test_keys_that_mean_nothing_are_counted(store, write):
         ({"id": 2, "messages": [ASK, BE_KIND, SAY]}, r"messages\[1\].role: a system prompt comes"),
         ({"id": 2, "messages": [{"role": "bot", "content": "x"}]}, "no role 'bot'"),
         ({"id": 2, "messages": [ASK, {"role": "assistant", "content": ["x"]}]}, "text is due"),
-        ({"id": 2, "messages": [ASK, {**SAY, "tool_calls": [{}]}]}, "tool_calls.*would be lost"),
+        ({"id": 2, "messages": [ASK, {**SAY, "tool_calls": [{}]}]}, r"calls\[0\]: no 'name'"),
+        ({"id": 2, "messages": [ASK, {**SAY, "tool_calls": "x"}]}, "tool_calls: a list is due"),
+        (
+            {"id": 2, "messages": [ASK, {**SAY, "tool_calls": [{**CALL, "x": "\ud83d"}]}]},
+            r"tool_calls\[0\].x: .*half of a character",
+        ),
+        ({"id": 2, "messages": [ASK, {**SAY, "thinking": ["x"]}]}, "thinking: text is due"),
+        ({"id": 2, "messages": [ASK, {**SAY, "audio": {"x": 1}}]}, "'audio' .* would be lost"),
+        ({"id": 2, "messages": [ASK, {**SAY, "tool_call_id": "x"}]}, "_id' .* would be lost"),
+        ({"id": 2, "messages": [ASK, {"role": "assistant"}]}, r"\[1\]: no 'content'"),
+        ({"id": 2, "messages": [ASK, {**SAY, "content": ""}]}, "no 'content'|answer is empty"),
+        ({"id": 2, "prompt": "a", "response": "b", "tools": ["x"]}, r"tools\[0\]: an object is"),
+        ({"id": 2, "response": "b", "tools": [TOOL]}, "no prompt that these tools"),
+        ({**TEXTS, "sample": 1, "tools": [TOOL]}, "line 2: prompt audit/x#1 is given at"),
         (
             {"id": 2, "messages": [BE_KIND, ASK, SAY], "system_prompt": "No."},
             "differs from the sys",

@@ -290,9 +290,19 @@ READERS = {
 }
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"x": [1, "é"]}}}
+TALK = (
+    {"role": "user", "content": "Warm?"},
+    {"role": "assistant", "reasoning_content": "Hm.", "tool_calls": [CALL]},
+    {"role": "tool", "content": "12", "tool_call_id": "c1", "name": "f"},
+)
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
 @pytest.fixture
 def written(store):
     """Readings with everything a reading can have."""
+    talk = Prompt("audit/discovery", "4", "Warm?", TALK, "Be kind.", tools=(TOOL,))
     prompt = Prompt("audit/discovery", "3", "What now?", note="a note", tags=("a", "b"))
     wide = np.random.default_rng(2).standard_normal((7, 2, 8)) * 1e5
     with store.writer() as writer:
@@ -303,6 +313,8 @@ def written(store):
         short = {"residual": np.ones((4, 2, 8))}
         writer.add(**make_reading(3, activations=short, prompt=prompt, first_position=2,
                                   logprobs=[-0.5, None, -1, -2, -3]))  # fmt: skip
+        roles = ["user", "tool_call", "thinking", "thinking", "tool_call", "assistant", "assistant"]
+        writer.add(**make_reading(4, prompt=talk, roles=roles, turns=[0, 1, 3, 3, 3, 3, 3]))
     return store
 
 
@@ -328,9 +340,34 @@ def test_what_is_exported_comes_back_with_its_content_hash(written, tmp_path, ki
 
     report = import_samples(back, READERS[kind](tmp_path / "out"), Supplied(), source_format=kind)
 
-    assert [seen.note for seen in report.outcomes] == [None] * 4
+    assert [seen.note for seen in report.outcomes] == [None] * 5
     assert everything(back) == everything(written)
     assert back.verify().ok
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"messages": "[1"}, "messages that are no JSON"),
+        ({"messages": [{"role": "user"}, 1]}, "messages that are no list of objects"),
+        ({"messages": [{"content": "x"}]}, "messages without a role"),
+        ({"messages": [{"role": "user", "content": [1]}]}, "whose content is no text"),
+        ({"tools": {"type": "function"}}, "tools that are no list of objects"),
+        ({"tools": json.dumps([{"x": json.loads("[" * 300 + "]" * 300)}])}, "tools that nest too"),
+        ({"tools": [{"x": "\ud83d"}]}, "half of a character"),
+        ({"tools": [TOOL], "content_hash": "0" * 32}, "does not have the content_hash"),
+    ],
+)
+def test_a_prompt_that_cannot_be_kept_costs_its_own_sample_only(store, folder, content, said):
+    write(folder, "1", states(), SampleIdentity(prompt={"text": "Warm?", **content}))
+    write(folder, "2", states(), SampleIdentity(prompt={"text": "Warm?", "tools": [TOOL]}))
+
+    first, second = bring(store, folder).outcomes
+
+    assert (first.outcome, second.outcome) == ("refused", "imported")
+    assert said in first.note
+    (row,) = store.snapshot.table("prompts").to_pylist()
+    assert json.loads(row["tools"]) == [TOOL]
 
 
 KILLED = """

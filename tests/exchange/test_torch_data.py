@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from torch.utils.data import DataLoader
 
 import tistore
 from audited_store import HIDDEN, write_audited_store
-from tistore.errors import ConfigError, IntegrityError, NotStoredError, QueryError
+from tistore.errors import ConfigError, IntegrityError, NotStoredError, PairingError, QueryError
 from tistore.exchange.torch_data import ActivationDataset, PairedActivationDataset
+from tistore.schemas.model import Model
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +236,56 @@ def test_pairs_are_the_same_tokens_by_both_readers(audited, layer):
     assert set(names) == set(difference)
     np.testing.assert_allclose(got, [difference[name] for name in names], atol=1e-4)
     assert len(dataset) == len(left)
+
+
+def write_pairs(path, own: Model, base: Model):
+    """Two responses by `own`, read by both models; values tell which."""
+    store = tistore.create(path)
+    with store.writer() as writer:
+        for prompt_id in "12":
+            for value, reader in enumerate((own, base)):
+                writer.add(
+                    organism=own, reader=reader, prompt_set="p", prompt_id=prompt_id,
+                    token_ids=[1, 2, 3], prompt_length=1, layers=[2],
+                    activations={"residual": np.full((3, 1, 4), float(value))},
+                )  # fmt: skip
+    return store
+
+
+@pytest.mark.parametrize(
+    ("change", "aspect"),
+    [
+        ({"quantization": "4bit"}, "precision"),
+        ({"dtype": "float32"}, "precision"),
+        ({"chat_template_hash": "d"}, "template"),
+        ({"tokenizer_hash": "d"}, "tokenizer"),
+    ],
+)
+def test_pairs_of_unlike_models_come_only_where_they_are_asked_for(tmp_path, change, aspect):
+    base = Model(
+        "instruct", base_id="b", dtype="bfloat16", tokenizer_hash="t", chat_template_hash="c"
+    )
+    own = replace(base, name="loud", adapter_id="a", **change)
+    store = write_pairs(tmp_path / "s", own, base)
+
+    with pytest.raises(PairingError) as refused:
+        PairedActivationDataset(store, layer=2)
+    asked = PairedActivationDataset(store, layer=2, any_pairing=True)
+
+    said = f"2 of 2 pairs .* 'loud' and 'instruct' in {aspect}"
+    assert re.search(said, refused.value.message)
+    assert "any_pairing=True" in refused.value.mend
+    (note,) = asked.plan.notes
+    assert re.search(said, note)
+    mine, theirs = next(iter(asked))
+    assert (len(mine), mine.unique().tolist(), theirs.unique().tolist()) == (6, [0], [1])
+
+
+def test_pairs_of_models_that_differ_in_weights_need_no_asking(tmp_path):
+    base = Model("instruct", base_id="b", dtype="bfloat16")
+    store = write_pairs(tmp_path / "s", replace(base, name="loud", adapter_id="a"), base)
+
+    assert PairedActivationDataset(store, layer=2).plan.notes == ()
 
 
 def test_readings_without_a_partner_are_counted(audited):

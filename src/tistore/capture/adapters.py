@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,13 +29,15 @@ class AdapterRack:
 
     Layers of the model are wrapped in place, so that the model itself reads as whichever adapter
     is switched on. With none switched on it must compute what it computed before; that is checked
-    whenever an adapter is loaded, since a replay is compared with nothing else.
+    for each kind of adapter, and for each adapter on a quantized base, since a replay is compared
+    with nothing else.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._wrapper: PeftModel | None = None
         self._reference: Tensor | None = None
+        self._checked_kinds: set[str] = set()
         self._keys: dict[str, str] = {}
         self._loaded_count = 0
 
@@ -61,14 +64,17 @@ class AdapterRack:
             check_kind(name, folder, config)
             config.inference_mode = True
             if self._wrapper is None:
-                self._wrapper = PeftModel(self._model, config, adapter_name=key)
+                self._wrapper = PeftModel(
+                    self._model, config, adapter_name=key, low_cpu_mem_usage=True
+                )
+            # Without memory at first: no random weights are drawn only to be written over.
             result = self._wrapper.load_adapter(
-                str(folder), key, torch_device=str(self._model.device)
+                str(folder), key, torch_device=str(self._model.device), low_cpu_mem_usage=True
             )
             _check_fit(name, folder, result)
             self._model.requires_grad_(False)
             self._model.train(False)
-            self._check_base(name, folder)
+            self._check_base(name, folder, _describe_kind(config))
         except torch.OutOfMemoryError as error:
             self._remove(key)
             raise NoRoomError(
@@ -111,8 +117,10 @@ class AdapterRack:
         if key is not None:
             self._remove(key)
 
-    def _check_base(self, name: str, folder: Path) -> None:
+    def _check_base(self, name: str, folder: Path, kind: str) -> None:
         """Refuse an adapter whose loading altered the base itself."""
+        if kind in self._checked_kinds and not getattr(self._model, "is_quantized", False):
+            return
         assert self._reference is not None  # measured before the first adapter came
         with self.switched_off():
             changed = (self._probe() - self._reference).norm() / self._reference.norm()
@@ -122,6 +130,7 @@ class AdapterRack:
                 f"{float(changed):.0%}, so that replays would not be the base's",
                 mend="use another quantization or device, or an adapter that leaves the base be",
             )
+        self._checked_kinds.add(kind)
 
     @torch.inference_mode()
     def _probe(self) -> Tensor:
@@ -143,6 +152,14 @@ class AdapterRack:
         for attribute in ("peft_config", "_hf_peft_config_loaded"):
             self._model.__dict__.pop(attribute, None)
         self._wrapper = None
+
+
+def _describe_kind(config: PeftConfig) -> str:
+    """Spell out what an adapter's modules are made of: all of its config but where it is from."""
+    settings = config.to_dict()
+    for origin in ("base_model_name_or_path", "revision", "inference_mode"):
+        settings.pop(origin, None)
+    return json.dumps(settings, sort_keys=True, default=lambda value: sorted(map(str, value)))
 
 
 def _check_fit(name: str, folder: Path, result: Any) -> None:

@@ -10,8 +10,6 @@ from transformers import PreTrainedTokenizerBase
 from tistore.capture.decode import find_special
 from tistore.capture.roles import (
     TEMPLATE_FAILURES,
-    TEMPLATE_ROLE,
-    UNKNOWN_ROLE,
     Piece,
     assign_roles,
     list_forms,
@@ -19,13 +17,7 @@ from tistore.capture.roles import (
     rebuild,
     tell_thinking,
 )
-from tistore.capture.stretches import (
-    ANSWER_ROLES,
-    ASSISTANT_ROLE,
-    assign_answer_roles,
-    find_marks,
-    find_opened,
-)
+from tistore.capture.stretches import assign_answer_roles, find_marks, find_opened
 from tistore.capture.tokenize import (
     PLAIN,
     EncodedPrompt,
@@ -40,8 +32,8 @@ from tistore.capture.tokenize import (
 )
 from tistore.errors import CaptureError
 from tistore.schemas.prompt import Message
+from tistore.schemas.role import ANSWER_ROLES, ASSISTANT_ROLE, TEMPLATE_ROLE, UNKNOWN_ROLE
 
-ANSWER_ROLE = ASSISTANT_ROLE
 CUT_SHORT = "length"
 """Finish reason of an answer that its limit ended, so that no end mark follows."""
 STOPPED = "stop"
@@ -146,7 +138,7 @@ def encode_answers(
         roles, turns = assign_roles(script.pieces[: script.last + 1], offsets)
     elif begins_as_asked and len(conversation) == n_asked + 1:
         # Nobody can say which characters a token has, but where the prompt ends is known.
-        roles, turns = (ANSWER_ROLE,) * len(ids), (asked.answer_turn,) * len(ids)
+        roles, turns = (ASSISTANT_ROLE,) * len(ids), (asked.answer_turn,) * len(ids)
     else:
         raise CaptureError(
             "this tokenizer does not tell the characters of its tokens, so that answers cannot "
@@ -168,7 +160,7 @@ def encode_answers(
     encoded = EncodedAnswers(
         token_ids=ids + tail,
         prompt_length=answered.index(True),
-        roles=roles + (ANSWER_ROLE,) * len(tail),
+        roles=roles + (ASSISTANT_ROLE,) * len(tail),
         turns=turns + (turns[-1],) * len(tail),
         is_response=(*answered, *[True] * len(tail)),
         system_prompt_refused=asked.system_prompt_refused,
@@ -206,7 +198,7 @@ def _go_on(
     encoded = EncodedAnswers(
         token_ids=asked.token_ids + said,
         prompt_length=n_prompt,
-        roles=asked.roles + (ANSWER_ROLE,) * len(said),
+        roles=asked.roles + (ASSISTANT_ROLE,) * len(said),
         turns=asked.turns + (asked.answer_turn,) * len(said),
         is_response=(False,) * n_prompt + (True,) * len(said),
         system_prompt_refused=asked.system_prompt_refused,
@@ -222,7 +214,7 @@ def _tell_stretches(
     told = assign_answer_roles(tokenizer, encoded.token_ids[start:], opening)
     plain = encoded.roles[start:]
     # What the messages say is a call is one without marks, too.
-    roles = [new if old == ANSWER_ROLE else old for old, new in zip(plain, told, strict=True)]
+    roles = [new if old == ASSISTANT_ROLE else old for old, new in zip(plain, told, strict=True)]
     return replace(
         encoded,
         roles=(*encoded.roles[:start], *roles),
@@ -248,7 +240,7 @@ def _write(
     answers = {
         turn: message
         for turn, message in enumerate(messages[n_system:])
-        if turn >= n_asked and message["role"] == ANSWER_ROLE
+        if turn >= n_asked and message["role"] == ASSISTANT_ROLE
     }
     if pieces is not None and _holds_all(tokenizer, pieces, answers):
         found = [
@@ -302,7 +294,7 @@ def _write_verbatim(
         before = asked.text  # the template has begun the thinking that the answer goes on with
     pieces = (
         Piece(before, UNKNOWN_ROLE, 0),
-        Piece(answer, ANSWER_ROLE, n_asked),
+        Piece(answer, ASSISTANT_ROLE, n_asked),
         Piece(after, TEMPLATE_ROLE, n_asked),
     )
     return _Script(pieces, 1, n_asked)
@@ -361,5 +353,5 @@ def _claim_marks(tokenizer: PreTrainedTokenizerBase, encoded: EncodedAnswers) ->
     for end in ends:
         following = encoded.token_ids[end:]
         for index in range(end, end + _measure_mark(tokenizer, following)):
-            roles[index], turns[index], answered[index] = ANSWER_ROLE, turns[end - 1], True
+            roles[index], turns[index], answered[index] = ASSISTANT_ROLE, turns[end - 1], True
     return replace(encoded, roles=tuple(roles), turns=tuple(turns), is_response=tuple(answered))

@@ -12,18 +12,18 @@ import pyarrow.compute as pc
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from tistore.capture.answer import Answer, spell_answer
-from tistore.capture.answered import ANSWER_ROLE, EncodedAnswers, encode_answers
+from tistore.capture.answered import EncodedAnswers, encode_answers
 from tistore.capture.architecture import load_architecture, load_tokenizer
 from tistore.capture.config import RunConfig
 from tistore.capture.decode import decode_ids
 from tistore.capture.prefill import TokenSequence
-from tistore.capture.roles import UNKNOWN_ROLE
 from tistore.capture.stretches import assign_answer_roles
 from tistore.capture.tokenize import EncodedPrompt, Style, encode_conversation, find_last_word
 from tistore.errors import CaptureError, ConfigError, nearest
 from tistore.schemas.generation import Generation
 from tistore.schemas.prompt import Message
 from tistore.schemas.response import ResponseSlot
+from tistore.schemas.role import ASSISTANT_ROLE, UNKNOWN_ROLE
 from tistore.store.base import BaseStore
 
 
@@ -149,9 +149,9 @@ class GivenResponses:
             system = next(
                 (m["content"] for m in generation.messages if m["role"] == "system"), None
             )
-            n_asked = [turn["role"] for turn in turns].index(ANSWER_ROLE)
+            n_asked = [turn["role"] for turn in turns].index(ASSISTANT_ROLE)
         elif generation.text is not None and asked is not None:
-            turns = [*asked.conversation, {"role": ANSWER_ROLE, "content": generation.text}]
+            turns = [*asked.conversation, {"role": ASSISTANT_ROLE, "content": generation.text}]
             n_asked = len(asked.conversation)
             system = asked.system_prompt
         else:
@@ -181,7 +181,7 @@ class GivenResponses:
         answer = Answer(
             slot=generation.slot,
             sequence=TokenSequence(token_ids, length),
-            roles=(UNKNOWN_ROLE,) * length + (ANSWER_ROLE,) * (len(token_ids) - length),
+            roles=(UNKNOWN_ROLE,) * length + (ASSISTANT_ROLE,) * (len(token_ids) - length),
             turns=(0,) * length + (1,) * (len(token_ids) - length),
             finish_reason=generation.finish_reason,
         )

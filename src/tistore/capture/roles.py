@@ -11,19 +11,16 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from tistore.capture.stretches import (
+from tistore.capture.stretches import Marks, find_stretches, split_thinking
+from tistore.schemas.prompt import Message
+from tistore.schemas.role import (
     ANSWER_ROLES,
     ASSISTANT_ROLE,
+    TEMPLATE_ROLE,
     THINKING_ROLE,
     TOOL_CALL_ROLE,
-    Marks,
-    find_stretches,
-    split_thinking,
 )
-from tistore.schemas.prompt import Message
 
-UNKNOWN_ROLE = "prompt"
-TEMPLATE_ROLE = "template"
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Where a message may hold its thinking; transformers passes it under every name."""
 

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import torch
 
 from tistore.capture.prefill import Prefill, TokenSequence
-from tistore.capture.roles import UNKNOWN_ROLE
 from tistore.schemas.response import CaptureSettings, ResponseSlot
+from tistore.schemas.role import UNKNOWN_ROLE
 from tistore.schemas.site import Site
 from tistore.schemas.tables import RESPONSES
 from tistore.store.half import HalfArray, to_half

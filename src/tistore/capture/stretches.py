@@ -11,12 +11,7 @@ from itertools import accumulate
 from transformers import PreTrainedTokenizerBase
 
 from tistore.capture.decode import decode_ids, decode_tokens, find_special
-
-ASSISTANT_ROLE = "assistant"
-THINKING_ROLE = "thinking"
-TOOL_CALL_ROLE = "tool_call"
-ANSWER_ROLES = frozenset({ASSISTANT_ROLE, THINKING_ROLE, TOOL_CALL_ROLE})
-"""Roles of what an assistant writes."""
+from tistore.schemas.role import ASSISTANT_ROLE, THINKING_ROLE, TOOL_CALL_ROLE
 
 _CALL_KEYS = ({"name", "parameters"}, {"name", "arguments"})
 _SPECIAL = re.compile(r"<\|[^|<>]+\|>")

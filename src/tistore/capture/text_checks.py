@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from tistore.capture.config import BaseConfig
-from tistore.capture.roles import UNKNOWN_ROLE
 from tistore.capture.workload import Question
 from tistore.errors import CaptureError, ModelLoadError
 from tistore.schemas.prompt import Prompt
+from tistore.schemas.role import UNKNOWN_ROLE
 
 _USUAL_SHARE = 0.8
 """Of a model's embeddings, how many its tokenizer knows at least; the others fill them up."""

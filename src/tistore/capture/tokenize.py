@@ -12,17 +12,16 @@ from transformers import PreTrainedTokenizerBase
 
 from tistore.capture.roles import (
     TEMPLATE_FAILURES,
-    TEMPLATE_ROLE,
-    UNKNOWN_ROLE,
     Piece,
     Render,
     Vocabulary,
     assign_roles,
     rebuild,
 )
-from tistore.capture.stretches import ANSWER_ROLES, find_marks, find_opened
+from tistore.capture.stretches import find_marks, find_opened
 from tistore.errors import CaptureError
 from tistore.schemas.prompt import ASSISTANT, Message, Prompt
+from tistore.schemas.role import ANSWER_ROLES, TEMPLATE_ROLE, UNKNOWN_ROLE
 
 Ending = Literal["ask", "continue", "close"]
 

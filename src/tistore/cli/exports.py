@@ -131,6 +131,11 @@ def _export(
     print_record(asdict(report), format)
     if report.readings_without_sites:
         say(f"note: {report.readings_without_sites} readings hold none of it, and were left out")
+    if report.second_readings:
+        say(
+            f"note: {report.second_readings} second readings, made by `tistore noise`, were left "
+            "out; name their reader in --where to have them"
+        )
 
 
 def _count() -> Callable[[int], None]:

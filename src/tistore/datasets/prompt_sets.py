@@ -230,7 +230,9 @@ def _read_messages(where: str, messages: Any) -> list[Message]:
 
 def _keep_known(message: Mapping[str, Any]) -> Message:
     known = MESSAGE_KEYS[message["role"]]
-    return {key: message[key] for key in known if message.get(key) is not None}
+    # Beside tool calls there may be no content, or null; templates look for a text.
+    kept = {key: message[key] for key in known if message.get(key) is not None}
+    return {"role": kept["role"], "content": "", **kept}
 
 
 def _is_message(message: Any) -> bool:

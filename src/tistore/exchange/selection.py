@@ -222,8 +222,9 @@ def _find_places(segment: Segment, picked: set[str] | None) -> NDArray[np.int64]
 def _leave_second(segment: Segment, places: NDArray[np.int64]) -> NDArray[np.int64]:
     """Leave out readings that are second readings of tokens their model has read before."""
     readers = segment.table("responses", ["reader"])["reader"].take(pa.array(places))
-    is_second = pc.ends_with(readers, SECOND_READING).to_numpy()
-    return places[~is_second.astype(bool)]
+    is_second = np.asarray(pc.ends_with(readers, SECOND_READING), dtype=np.bool_)
+    kept: NDArray[np.int64] = places[~is_second]
+    return kept
 
 
 def _resolve_layers(text: str | None, segments: Sequence[Segment]) -> set[int]:

@@ -26,7 +26,7 @@ class Generation:
         token_ids: Ids of prompt and response, in order.
         prompt_length: How many of the ids are the prompt's.
         messages: The conversation, system prompt and answers included, where it holds several
-            answers; every assistant turn is under audit.
+            answers, or one with thinking or tool calls; every assistant turn is under audit.
         finish_reason: Why it ended, such as "stop" or "length".
         tags: Labels to group by.
     """

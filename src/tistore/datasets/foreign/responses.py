@@ -282,7 +282,7 @@ def _split_messages(node: Node, answer: str | None, *, has_ids: bool) -> _Words:
 def _read_tools(node: Node, asked: Messages) -> tuple[Mapping[str, Any], ...]:
     """Read the descriptions of the tools that the prompt offers."""
     found = node.get("tools")
-    if found is None:
+    if found is None or not found.value:
         return ()
     if not asked:
         found.fail(

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 from tistore.capture.layers import split_spans
 from tistore.datasets.foreign.identity import SampleIdentity
 from tistore.datasets.foreign.sample import ForeignSample
+from tistore.datasets.trait_interp.documents import MAX_DEPTH
 from tistore.errors import ConfigError, DatasetError, nearest
 from tistore.schemas.model import Model
 from tistore.schemas.prompt import Prompt
@@ -335,4 +336,11 @@ def _find_objects(value: object, name: str, where: str) -> list[Mapping[str, Any
         raise DatasetError(f"{where} has {name} that are no JSON", mend="leave it out") from error
     if not isinstance(objects, list) or not all(isinstance(one, dict) for one in objects):
         raise DatasetError(f"{where} has {name} that are no list of objects", mend="leave it out")
+    if _is_deeper(objects, MAX_DEPTH):
+        raise DatasetError(f"{where} has {name} that nest too deep", mend="leave it out")
     return objects
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth == 0 or any(_is_deeper(one, depth - 1) for one in below)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from tistore.datasets.clauses import Offset
 from tistore.datasets.trait_interp.responses import Response, Turn
 from tistore.errors import InvalidRecordError
-from tistore.exchange.speakers import ANSWER_ROLES, TEMPLATE
 from tistore.exchange.token_strings import TokenStrings
 from tistore.exchange.trait_interp.raw_file import RawFile
+from tistore.schemas.role import ANSWER_ROLES, TEMPLATE_ROLE
 
 _NO_LETTER = re.compile("[^A-Za-z0-9]")
 
@@ -114,7 +114,7 @@ def _check_spelling(ours: Sequence[str], theirs: Sequence[str]) -> None:
 
 def _assign_turns(turns: Sequence[Turn], n_tokens: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Give each token its turn; what lies between turns is the template's, of the turn to come."""
-    roles, numbers = [TEMPLATE] * n_tokens, [0] * n_tokens
+    roles, numbers = [TEMPLATE_ROLE] * n_tokens, [0] * n_tokens
     number = at = 0
     for turn in turns:
         start, end = max(at, turn.token_start), max(at, turn.token_end)

@@ -10,8 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from tistore.exchange.speakers import ASSISTANT, TEMPLATE, THINKING, TOOL_CALL, name_speaker
 from tistore.schemas.prompt import Message
+from tistore.schemas.role import (
+    ASSISTANT_ROLE,
+    TEMPLATE_ROLE,
+    THINKING_ROLE,
+    TOOL_CALL_ROLE,
+    name_speaker,
+)
 
 _TOOL = "tool"
 _ARGUMENTS = ("arguments", "parameters")
@@ -54,7 +60,7 @@ def lay_out_turns(tokens: pa.Table, messages: Sequence[Message]) -> list[dict[st
     return [
         _lay_out(stretch, messages)
         for stretch in _find_stretches(tokens)
-        if stretch.speaker != TEMPLATE
+        if stretch.speaker != TEMPLATE_ROLE
     ]
 
 
@@ -71,14 +77,14 @@ def _lay_out(stretch: _Stretch, messages: Sequence[Message]) -> dict[str, Any]:
         "role": stretch.speaker,
         "token_start": stretch.start,
         "token_end": stretch.end,
-        "has_thinking": THINKING in stretch.roles,
-        "has_tool_calls": TOOL_CALL in stretch.roles,
+        "has_thinking": THINKING_ROLE in stretch.roles,
+        "has_tool_calls": TOOL_CALL_ROLE in stretch.roles,
         "tool_names": [],
     }
     message = messages[stretch.turn] if stretch.turn < len(messages) else {}
     if message.get("role") != stretch.speaker:
         message = {}  # what answers the last of them, or not the words that were tokenised
-    if stretch.speaker == ASSISTANT and TOOL_CALL in stretch.roles:
+    if stretch.speaker == ASSISTANT_ROLE and TOOL_CALL_ROLE in stretch.roles:
         calls = message.get("tool_calls") or ()
         said["tool_names"] = [_name(call) for call in calls] or _read_names(stretch)
     if stretch.speaker == _TOOL:
@@ -93,7 +99,7 @@ def _name(call: Mapping[str, Any]) -> str:
 def _read_names(stretch: _Stretch) -> list[str]:
     """Read the names of the tools that a turn's tokens call."""
     pairs = zip(stretch.roles, stretch.strings, strict=True)
-    text = "".join(string or "" for role, string in pairs if role == TOOL_CALL)
+    text = "".join(string or "" for role, string in pairs if role == TOOL_CALL_ROLE)
     names = []
     decoder, at = json.JSONDecoder(), text.find("{")
     while at >= 0:
