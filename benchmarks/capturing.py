@@ -1,7 +1,7 @@
 """
 What capturing costs beyond the forward passes it watches, and what a run over many adapters saves.
 
-    make bench-capture
+    make bench
     .venv/bin/python benchmarks/capturing.py --only overhead
 
 Models are random, of real shapes; what counts is the ratio within a run. Compression is measured on
@@ -32,6 +32,7 @@ import tistore
 from tistore.capture import load, run
 from tistore.capture.config import parse_config
 from tistore.capture.load import LoadedBase
+from tistore.capture.memory import keep_freed_memory
 from tistore.capture.run import ingest
 from tistore.capture.tiny import build_tiny_organisms
 from tistore.schemas.generation import Generation
@@ -90,82 +91,82 @@ def drop_cache(files: Sequence[Path]) -> None:
 
 
 def overhead(root: Path, tokenizer: Path, rounds: int) -> None:
-    """Compare a run that reads given responses with the same forward passes alone."""
+    """
+    Compare a run that reads given responses with the same forward passes alone.
+
+    At two lengths, so that what a run costs once (checks, the head, the last commit) is told from
+    what each token costs.
+    """
     on_gpu = DEVICE == "cuda"
     shape: dict[str, Any] = dict(
         hidden_size=1024, intermediate_size=2816, num_hidden_layers=8, num_attention_heads=16,
         num_key_value_heads=8, vocab_size=1800, max_position_embeddings=1024,
     )  # fmt: skip
-    n_responses, n_response, layers = 32, 236, "2-7"
+    n_prompt, n_response, per_batch, n_batches, layers = 20, 236, 8, 12, "2-7"
     if on_gpu:  # the shape of an 8B model
         shape |= dict(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
                       num_attention_heads=32, vocab_size=128_256, dtype=torch.bfloat16)  # fmt: skip
-        n_responses, n_response, layers = 512, 300, "5-30:5"
-    folder = root / "overhead"
-    model = save_model(folder, tokenizer, **shape)
-    n_prompt, per_batch = 20, 8 if not on_gpu else 64
+        n_response, per_batch, n_batches, layers = 300, 64, 12, "5-30:5"
     width = n_prompt + n_response
+    save_model(root / "overhead", tokenizer, **shape)
     config = parse_config(
         {
-            "base": {"path": str(folder), "answers": False},
+            "base": {"path": str(root / "overhead"), "answers": False},
             "organisms": [{"name": "author", "responses": "store", "readers": ["base"]}],
             "capture": {"layers": layers, "canary_every": 0, "logprobs": False},
             "generation": {"batch_size": per_batch, "tokens_in_flight": per_batch * width},
         }
     )
-    del model
     loaded = quietly(lambda: load.load_base(config))
     # The model is in memory before the clock starts, for both: loading is no part of either.
     run.load_base = lambda *_: loaded  # type: ignore[assignment]
-    with loaded.reading_as(loaded.name) as held:
-        batches = [
-            torch.randint(10, 900, (per_batch, width), device=held.device)
-            for _ in range(n_responses // per_batch)
-        ]
 
-        def forward() -> None:
-            with torch.inference_mode():
-                for batch in batches:
-                    mask = torch.ones_like(batch)
-                    held(input_ids=batch, attention_mask=mask, use_cache=False, logits_to_keep=1)
-            if on_gpu:
-                torch.cuda.synchronize()
+    def forward(n: int) -> None:
+        with loaded.reading_as(loaded.name) as held, torch.inference_mode():
+            for _ in range(n):
+                batch = torch.randint(10, 900, (per_batch, width), device=held.device)
+                mask = torch.ones_like(batch)
+                held(input_ids=batch, attention_mask=mask, use_cache=False, logits_to_keep=1)
+        if on_gpu:
+            torch.cuda.synchronize()
 
-    seconds: dict[str, list[float]] = {"forward passes alone": [], "the run": []}
-    device_bytes = {}
+    seconds: dict[tuple[str, int], list[float]] = {}
+    device_bytes: dict[str, int] = {}
+    lengths = (n_batches // 4, n_batches)
     for number in range(rounds + 1):
-        store = tistore.create(root / f"overhead-{number}.tistore")
-        fill_responses(store, n_responses, n_prompt, n_response)
-        for name, work in (
-            ("forward passes alone", forward),
-            ("the run", lambda store=store: ingest(store, config)),
-        ):
-            if on_gpu:
-                torch.cuda.reset_peak_memory_stats()
-            started = time.perf_counter()
-            work()
-            if number:  # the first round warms caches
-                seconds[name].append(time.perf_counter() - started)
-            if on_gpu:
-                device_bytes[name] = torch.cuda.max_memory_allocated()
-        shutil.rmtree(store.path)
-    tokens = n_responses * width
-    alone, whole = (statistics.median(values) for values in seconds.values())
+        for n in lengths:
+            store = tistore.create(root / f"overhead-{number}-{n}.tistore")
+            fill_responses(store, n * per_batch, n_prompt, n_response)
+            for name, work in (
+                ("forward passes alone", lambda n=n: forward(n)),
+                ("the run", lambda store=store: ingest(store, config)),
+            ):
+                if on_gpu:
+                    torch.cuda.reset_peak_memory_stats()
+                started = time.perf_counter()
+                work()
+                if number:  # the first round warms caches
+                    seconds.setdefault((name, n), []).append(time.perf_counter() - started)
+                if on_gpu:
+                    device_bytes[name] = torch.cuda.max_memory_allocated()
+            shutil.rmtree(store.path)
     print(
         f"\ncapturing 6 of {shape['num_hidden_layers']} layers, {shape['hidden_size']} wide, "
-        f"{per_batch * width} tokens a batch, {tokens} tokens, on {DEVICE}"
+        f"{per_batch * width} tokens a batch, {lengths[0]} and {lengths[1]} batches, on {DEVICE}"
     )
-    for name, values in seconds.items():
-        middle = statistics.median(values)
+    middle = {key: statistics.median(values) for key, values in seconds.items()}
+    for (name, n), values in seconds.items():
         print(
-            f"  {name:24} {middle:6.2f} s ({min(values):.2f}–{max(values):.2f})  "
-            f"{tokens / middle:,.0f} tokens/s"
+            f"  {name:22} {n:3} batches {middle[name, n]:6.2f} s "
+            f"({min(values):.2f}–{max(values):.2f})  "
+            f"{n * per_batch * width / middle[name, n]:,.0f} tokens/s"
         )
-    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
-    print(
-        f"  overhead {whole / alone - 1:.1%}; round by round "
-        + ", ".join(f"{ratio - 1:.1%}" for ratio in ratios)
-    )
+    fewer, more = lengths
+    alone = middle["forward passes alone", more] - middle["forward passes alone", fewer]
+    whole = middle["the run", more] - middle["the run", fewer]
+    once = middle["the run", fewer] - middle["forward passes alone", fewer]
+    print(f"  overhead of each token {whole / alone - 1:.1%}")
+    print(f"  once a run {once - (whole / alone - 1) * alone * fewer / (more - fewer):.2f} s")
     if on_gpu:
         extra = device_bytes["the run"] - device_bytes["forward passes alone"]
         print(f"  device memory over the forward passes': {extra / 1e9:.2f} GB")
@@ -327,11 +328,8 @@ def compression(root: Path, organisms: Any) -> None:
             {
                 "base": {"path": str(organisms.base), "dtype": dtype},
                 "prompt_sets": [{"path": str(root / "asked.json")}],
-                "capture": {"rows": "all", "readers": ["self"]},
-                "generation": {
-                    "max_new_tokens": 120, "temperature": 1.0, "samples": 12,
-                    "tokens_in_flight": 8192,
-                },
+                "capture": {"readers": ["self"]},
+                "generation": {"max_new_tokens": 60, "temperature": 1.5, "samples": 12},
             }
         )  # fmt: skip
         store = tistore.create(root / f"{dtype}.tistore")
@@ -351,9 +349,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args(arguments)
     root = Path(tempfile.mkdtemp(prefix="tistore-bench-"))
+    keep_freed_memory()  # as `tistore ingest` does
     try:
         print(f"{os.cpu_count()} processors, torch on {torch.get_num_threads()} threads")
         organisms = build_tiny_organisms(cache_folder() / "tiny")

@@ -188,6 +188,10 @@ class Executor:
             if canary is not None:
                 self._prove(reader, answers[canary], *made[canary][reader])
             self._file(reader, answers, made, missing)
+        if self._loaded.device.type == "cpu":
+            # Beside a model on the same processors, writing costs more than before or after it:
+            # a thread of the model that is held up holds up all the others.
+            self._run.filing.flush()
 
     def _keep_head(self, reader: str) -> None:
         """Keep what turns a reader's stream into logits, the first time it reads."""

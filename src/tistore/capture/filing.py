@@ -14,10 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from tistore.capture.answer import Answer, spell_answer
 from tistore.capture.decode import decode_tokens
 from tistore.capture.prefill import BatchUnderway, Prefill
+from tistore.capture.rounding import round_states
 from tistore.capture.write_queue import Store, WriteQueue
 from tistore.schemas.model import Model
 from tistore.schemas.response import CaptureSettings
-from tistore.store.half import HalfArray, as_array, to_half
+from tistore.store.half import HalfArray
 from tistore.store.writer import Writer
 
 
@@ -83,9 +84,17 @@ class Filing:
         Raises:
             TistoreError: What an earlier batch failed with.
         """
-        if answers:
-            prepare = partial(self._prepare, author, reader, settings, batch, answers)
-            self._queue.put(prepare, batch.size_bytes)
+        n_pieces = min(len(answers), self._queue.threads)
+        for piece in range(n_pieces):
+            some = answers[
+                len(answers) * piece // n_pieces : len(answers) * (piece + 1) // n_pieces
+            ]
+            prepare = partial(self._prepare, author, reader, settings, batch, some)
+            self._queue.put(prepare, batch.size_bytes // n_pieces)
+
+    def flush(self) -> None:
+        """Wait until all that was put is with the writer."""
+        self._queue.flush()
 
     def put_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Hand over rows of a table of the log."""
@@ -181,5 +190,5 @@ def _round(reading: Prefill, settings: CaptureSettings, label: str) -> dict[str,
     rounded = {}
     for component, states in reading.activations.items():
         name = f"{label}, {component}"
-        rounded[component] = to_half(as_array(states, name), settings.layers, name)
+        rounded[component] = round_states(states, settings.layers, name)
     return rounded

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
 
 from tistore.errors import NoRoomError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Of `mallopt`, in the GNU C library's malloc.h."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -50,6 +55,19 @@ def work_in_parts(
         release_memory()
         halved(size)
     return []
+
+
+def keep_freed_memory() -> None:
+    """
+    Have this process keep what it frees, to use it again: for commands, not for a program's guests.
+
+    Every batch frees and asks for blocks of the same sizes. The GNU C library gives large ones back
+    to the kernel, which zeroes them page by page when they are asked for anew: on a virtual machine
+    that took 7 % of a forward pass. Elsewhere this does nothing.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def release_memory() -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 
+import torch
+
 IDLE_SECONDS = 5.0
 """How often somebody looks whether what waits for a commit has waited long enough."""
+
+STEP_BACK = 10
+"""Added to the nice value of the threads here."""
 
 Store = Callable[[], None]
 Prepare = Callable[[], Store]
@@ -30,9 +37,12 @@ class WriteQueue:
     """
 
     def __init__(self, limit_bytes: int, *, threads: int = 2, idle: Store = lambda: None) -> None:
+        self.threads = threads
         self._limit_bytes = limit_bytes
         self._idle = idle
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tistore-prepare")
+        self._pool = ThreadPoolExecutor(
+            threads, thread_name_prefix="tistore-prepare", initializer=_step_back
+        )
         self._turns: SimpleQueue[tuple[Future[Store], int] | None] = SimpleQueue()
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
@@ -101,6 +111,7 @@ class WriteQueue:
             raise self._failure
 
     def _store_all(self) -> None:
+        _step_back()
         while True:
             try:
                 turn = self._turns.get(timeout=IDLE_SECONDS)
@@ -127,3 +138,15 @@ class WriteQueue:
             with self._changed:
                 self._failure = failure
                 self._changed.notify_all()
+
+
+def _step_back() -> None:
+    """
+    Let the model's threads go first where processors are short, and use one thread at a time.
+
+    A model that runs on the CPU waits for its slowest thread: one that shares its processor with
+    a writing thread holds up all the others.
+    """
+    if sys.platform == "linux":  # elsewhere a priority is the whole process's
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), STEP_BACK)
+    torch.set_num_threads(1)  # of this thread's own pool

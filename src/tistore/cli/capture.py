@@ -71,11 +71,13 @@ def ingest(
 
     silence_libraries()
     from tistore.capture.config import read_config
+    from tistore.capture.memory import keep_freed_memory
     from tistore.capture.plan import check_room
     from tistore.capture.plan import plan as plan_run
     from tistore.capture.progress import show_progress
     from tistore.capture.run import ingest as ingest_run
 
+    keep_freed_memory()
     run = read_config(config)
     try:
         opened = tistore.open(store)

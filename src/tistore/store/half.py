@@ -110,14 +110,18 @@ def _move_bits(array: NDArray[Any]) -> tuple[NDArray[np.float16], int] | None:
     """
     if array.dtype == np.float16:
         by_layer = np.array(array.transpose(1, 0, 2), order="C")
-        return (by_layer.transpose(1, 0, 2), 0) if _is_finite(by_layer) else None
+        return (by_layer.transpose(1, 0, 2), 0) if is_finite(by_layer) else None
     if array.dtype.name == "bfloat16":
         return narrow(array)
     return None
 
 
-def _is_finite(half: NDArray[np.float16]) -> bool:
-    """Tell by the largest bit patterns of either sign, in two passes that copy nothing."""
+def is_finite(half: NDArray[np.float16]) -> bool:
+    """
+    Tell whether all values are finite numbers.
+
+    By the largest bit patterns of either sign: two passes, which copy nothing.
+    """
     if not half.size:
         return True
     positive, negative = half.view(np.int16).max(), half.view(np.uint16).max()
