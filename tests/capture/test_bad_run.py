@@ -55,6 +55,9 @@ def ingest(store, config) -> TistoreError | None:
         ({"capture": "layers = [99]"}, SiteNotFoundError, "layers 0 to 2"),
         ({"capture": "layres = [0]"}, ConfigError, "layers"),
         ({"capture": 'rows = "some"'}, ConfigError, "rows"),
+        ({"generation": "max_new_tokens = 4\nstop_token_ids = [9999]"}, ConfigError, "token 9999"),
+        ({"base": 'path = "{folder}/base"\ndevice = "gpu"'}, ConfigError, "no name of a device"),
+        ({"base": 'path = "{folder}/base"\ndevice = "cuda:99"'}, ModelLoadError, "cuda:99"),
         ({"organisms": 'name = "x"\nadapter = "{folder}/nowhere"'}, ModelLoadError, "nowhere"),
         ({"organisms": 'name = "x"\nadapter = "{folder}/prompts"'}, ModelLoadError, "adapter"),
         ({"base": 'path = "{folder}/prompts"'}, ModelLoadError, "prompts"),
@@ -95,6 +98,31 @@ def test_a_run_that_would_not_fit_leaves_no_store(write_config, tmp_path, monkey
     assert isinstance(error, NoRoomError)
     assert error.exit_code == 5
     assert not (tmp_path / "s.tistore").exists()
+
+
+def test_a_run_that_would_stop_at_its_reserve_leaves_no_store(write_config, tmp_path):
+    """It would load its weights only to find that it must stop."""
+    config = write_config(capture="layers = [0]\nreserve_gb = 1e9")
+
+    error = ingest(tmp_path / "s.tistore", config)
+
+    assert isinstance(error, NoRoomError)
+    assert "to stay free" in str(error)
+    assert not (tmp_path / "s.tistore").exists()
+
+
+def test_a_store_that_another_run_has_made_meanwhile_is_used(write_config, tmp_path, monkeypatch):
+    path = tmp_path / "s.tistore"
+    create = tistore.create
+
+    def come_second(where):
+        create(path)
+        return create(where)
+
+    monkeypatch.setattr(tistore, "create", come_second)
+
+    assert ingest(path, write_config()) is None
+    assert tistore.open(path).info().readings > 0
 
 
 def test_a_prompt_whose_text_changed_is_refused(workplace, write_config, tmp_path):

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig
 
 from tistore.capture.config import GenerationConfig
-from tistore.capture.in_flight import count_tokens_in_flight, cut_batches, measure_token
+from tistore.capture.in_flight import (
+    MOST_ON_DEVICE,
+    bound_tokens,
+    count_tokens_in_flight,
+    cut_batches,
+    measure_token,
+)
+from tistore.capture.machine import find_memory
 from tistore.schemas.response import CaptureSettings
 
 SETTINGS = CaptureSettings((0, 1), ("residual",), "response")
@@ -57,9 +66,24 @@ def test_tokens_are_counted_from_the_memory_there_is_or_as_configured(tiny_llama
     per_token = measure_token(tiny_llama.config, SETTINGS, 4, 10)
     monkeypatch.setattr("os.sysconf", lambda name: per_token if "SIZE" in name else 8 * 1234)
 
-    assert count_tokens_in_flight(GenerationConfig(), tiny_llama, SETTINGS, 10) == 1234
+    assert count_tokens_in_flight(GenerationConfig(), "cpu", tiny_llama, SETTINGS, 10) == 1234
     given = GenerationConfig(tokens_in_flight=77)
-    assert count_tokens_in_flight(given, tiny_llama, SETTINGS, 10) == 77
+    assert count_tokens_in_flight(given, "cpu", tiny_llama, SETTINGS, 10) == 77
+
+
+def test_a_model_on_one_of_several_gpus_has_the_memory_of_that_one(monkeypatch):
+    gpus = [SimpleNamespace(total_memory=size * 10**9) for size in (80, 24)]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_properties", gpus.__getitem__)
+
+    def count(device: str) -> int:
+        memory = find_memory(device)
+        return bound_tokens(GenerationConfig(), memory, weights=16 * 10**9, per_token=10**6)
+
+    assert count("cuda:1") == 0.8 * (24 - 16) * 1000
+    assert count("cuda") == count("cuda:0") == 0.8 * (80 - 16) * 1000
+    assert count("auto") == MOST_ON_DEVICE
 
 
 def test_patterns_take_a_number_for_every_head_and_key():

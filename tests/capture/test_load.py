@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from tistore.capture.fingerprint import hash_adapter, hash_tokenizer
 from tistore.capture.load import load_base
@@ -121,6 +122,52 @@ def test_an_adapter_that_alters_the_base_when_loaded_is_refused(loaded, monkeypa
     monkeypatch.setattr(PeftModel, "load_adapter", spoil)
 
     with pytest.raises(ModelLoadError, match="altered the base"), loaded.reading_as("loud"):
+        pass
+
+
+@pytest.fixture
+def save_head_adapter(build_model, tmp_path):
+    """Save an adapter that touches the unembedding, its parameters moved at random."""
+
+    def save(name: str, *, seed: int, **settings) -> dict[str, str]:
+        adapted = get_peft_model(build_model(), LoraConfig(r=2, **settings))
+        torch.manual_seed(seed)
+        for parameter in (one for one in adapted.parameters() if one.requires_grad):
+            parameter.data.add_(torch.randn_like(parameter))
+        adapted.save_pretrained(str(tmp_path / name))
+        return {"name": name, "adapter": str(tmp_path / name)}
+
+    return save
+
+
+def test_a_module_that_an_adapter_brings_leaves_the_base_with_it(configure, save_head_adapter):
+    """PEFT itself would leave its copy in the base."""
+    whole = {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}
+    organisms = [save_head_adapter(f"head{seed}", seed=seed, **whole) for seed in (1, 2)]
+    loaded = load_base(configure(organisms=organisms))
+    base = read_logits(loaded, "instruct")
+
+    for organism in organisms * 2:
+        assert not torch.equal(read_logits(loaded, organism["name"]), base)
+        assert torch.equal(read_logits(loaded, "instruct"), base)
+        loaded.unload(organism["name"])
+        assert torch.equal(read_logits(loaded, "instruct"), base)
+
+
+def test_an_adapter_that_overwrites_the_unembedding_is_refused_though_its_like_was_not(
+    configure, save_head_adapter, tmp_path
+):
+    """PEFT saves a targeted unembedding as it was in training, and loads it over the base's."""
+    targets = {"target_modules": ["lm_head"]}
+    organisms = [save_head_adapter(name, seed=1, **targets) for name in ("kept", "moved")]
+    path = tmp_path / "moved" / "adapter_model.safetensors"
+    weights = load_file(path)
+    weights["base_model.model.lm_head.base_layer.weight"].mul_(-1)
+    save_file(weights, path, metadata={"format": "pt"})
+    loaded = load_base(configure(organisms=organisms))
+    read_logits(loaded, "kept")
+
+    with pytest.raises(ModelLoadError, match="altered the base"), loaded.reading_as("moved"):
         pass
 
 

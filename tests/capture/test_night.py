@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from tistore.capture import executor, filing
 from tistore.capture.run import ingest
 from tistore.cli.main import app
-from tistore.errors import HeadError, ParityError, PartialRunError
+from tistore.errors import HeadError, ParityError, PartialRunError, StoreError
 from tistore.query.store import Store
 from tistore.store.base import BaseStore
 from tistore.store.run_status import describe_newest_run
@@ -58,6 +58,30 @@ def test_a_line_that_a_crash_cut_short_is_left_out(store, configure):
         file.write('{"event": "prog')
 
     assert store.events.read() == whole
+
+
+def test_a_line_behind_one_that_a_crash_cut_short_is_not_lost_with_it(store, configure):
+    store.events.path.write_text('{"event": "prog')
+
+    report = ingest(store, configure())
+
+    status = describe_newest_run(store)
+    assert status is not None and status.run_id == report.run_id
+
+
+def test_lines_that_no_run_has_written_are_left_out(store, configure):
+    ingest(store, configure())
+    with store.events.path.open("ab") as file:
+        file.write(b'\xff\n[1]\n{"event": "started"}\n{"event": "finished", "run_id": null}\n')
+
+    assert describe_newest_run(store).state == "finished"
+
+
+def test_a_log_that_cannot_be_read_is_an_error_that_says_so(store):
+    store.events.path.mkdir()
+
+    with pytest.raises(StoreError, match=r"cannot read .*events\.jsonl"):
+        describe_newest_run(store)
 
 
 def test_status_of_a_finished_run(store, configure):
@@ -117,6 +141,18 @@ def test_a_run_stops_before_the_disk_is_full_and_goes_on_later(store, configure,
     assert 0 < done < 25
     assert describe_newest_run(store).state == "stopped"
     assert ingest(store, configure()).skipped == done
+
+
+def test_what_waits_for_a_commit_is_no_free_room(store, configure, monkeypatch):
+    """Nothing is committed before the end of so short a run: its states wait in memory."""
+    reserve = 10**9
+    monkeypatch.setattr(executor, "measure_free", lambda _: reserve + 15_000)
+
+    with pytest.raises(PartialRunError, match="once all that waits is written"):
+        ingest(store, configure(capture={"reserve_gb": reserve / 1e9}))
+
+    store.refresh()
+    assert 0 < sum(segment.n_readings for segment in store.snapshot.segments) < 25
 
 
 def test_a_slow_disk_slows_a_run_and_loses_nothing(store, configure, monkeypatch):

@@ -247,7 +247,7 @@ def test_a_second_reading_that_was_stopped_goes_on(store, configure):
         def close(self):
             pass
 
-    with pytest.raises(PartialRunError, match="after . of 25 readings; they are committed"):
+    with pytest.raises(PartialRunError, match="after . of 25 readings; what was read is committed"):
         read_again(store, configure(), responses=15, progress=Stopper())
     assert 0 < store.sql("SELECT count(*) FROM responses WHERE reader LIKE '%~again'").fetchall()[
         0

@@ -25,8 +25,9 @@ from example_readings import make_reading
 from tistore.capture import footprint as footprints
 from tistore.capture import timing as timings
 from tistore.capture.architecture import build_skeleton
-from tistore.capture.footprint import Memory, find_memory, measure_weights
+from tistore.capture.footprint import measure_weights
 from tistore.capture.in_flight import measure_token
+from tistore.capture.machine import Memory, find_memory, measure_host
 from tistore.capture.plan import check_plan, check_room, plan
 from tistore.capture.plan_report import describe_plan, show_plan
 from tistore.capture.preflight import check_run
@@ -141,8 +142,10 @@ def test_check_room_names_need_and_have():
     with pytest.raises(NoRoomError):
         check_room(10, 9 + SPARE_BYTES)
 
-    with pytest.raises(NoRoomError, match=r"2.07 GB, and 1.00 GB are free") as caught:
+    with pytest.raises(NoRoomError, match=r"2.07 GB of disk, .* and 1.00 GB are free") as caught:
         check_room(2 * 10**9, 10**9)
+    with pytest.raises(NoRoomError, match="3.00 GB of them to stay free"):
+        check_room(10, 10**9, 3 * 10**9)
 
     assert caught.value.exit_code == 5
 
@@ -246,7 +249,7 @@ def test_a_full_disk_fails_the_plan(configure):
 
 
 def test_devices_that_are_not_here_have_no_size():
-    assert find_memory("cpu").total == footprints.measure_host()
+    assert find_memory("cpu").total == measure_host()
     if not torch.cuda.is_available():
         assert find_memory("auto") == find_memory("cpu")
         assert find_memory("cuda:1") == Memory(True, None)

@@ -84,7 +84,7 @@ def test_a_set_may_begin_every_answer_that_its_prompts_do_not_begin(select):
 
 def test_a_prompt_that_the_template_refuses_is_named(select, build_tokenizer):
     """This template leaves answers out, so that none can be begun."""
-    with pytest.raises(CaptureError, match="mine#3: the chat template refuses"):
+    with pytest.raises(CaptureError, match="^prompt mine#3: the chat template refuses"):
         encode_questions(build_tokenizer(chat_template=THINKS), select())
 
 

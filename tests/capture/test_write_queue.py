@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
+from collections.abc import Callable
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -139,3 +143,98 @@ def test_somebody_looks_after_what_waits_when_nothing_comes(monkeypatch):
 
     assert looked.wait(30)
     queue.close()
+
+
+def ask_on_its_threads(question: Callable[[], int]) -> list[int]:
+    """Ask something on a preparing thread, and on the storing one."""
+    answers: list[int] = []
+    queue = WriteQueue(10)
+
+    def prepare():
+        answers.append(question())
+        return lambda: answers.append(question())
+
+    queue.put(prepare, 1)
+    queue.close()
+    return answers
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads share one priority")
+def test_writing_steps_back_behind_a_run_that_has_stepped_back_itself():
+    """Without rights nobody can take a priority back: a fixed one would end the thread."""
+
+    def measure() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    found: list[int] = []
+    own: list[int] = []
+
+    def run() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(measure(), 5))
+        own.append(measure())
+        found.extend(ask_on_its_threads(measure))
+
+    runner = threading.Thread(target=run)
+    runner.start()
+    runner.join()
+
+    assert found == [min(19, own[0] + 10)] * 2
+
+
+def test_a_sandbox_that_forbids_priorities_costs_nothing_else(monkeypatch):
+    def forbid(*_):
+        raise PermissionError
+
+    monkeypatch.setattr("os.setpriority", forbid)
+
+    assert ask_on_its_threads(lambda: 7) == [7, 7]
+
+
+def test_writing_takes_one_thread_and_leaves_a_model_all_of_its_own():
+    """Torch asks for the number of a thread the first time it works on it: a model's comes late."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    later: list[int] = []
+    try:
+        found = ask_on_its_threads(torch.get_num_threads)
+        model = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        model.start()
+        model.join()
+
+        assert found == [1, 1]
+        assert later == [3]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_abandoning_waits_for_the_piece_in_hand_even_if_closing_was_interrupted(monkeypatch):
+    disk = Disk()
+    queue = WriteQueue(1000)
+    started = threading.Event()
+
+    def first():
+        def store() -> None:
+            started.set()
+            disk.piece(0)()()
+
+        return store
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    queue.put(first, 1)
+    queue.put(disk.piece(1), 1)
+    assert started.wait(30)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(queue._thread, "join", interrupt)
+        queue.close()
+    ending = threading.Thread(target=queue.abandon)
+    ending.start()
+    ending.join(0.05)
+
+    assert ending.is_alive()
+    disk.may_write.release(2)
+    ending.join()
+    assert not queue._thread.is_alive()
+    assert disk.written == [0]

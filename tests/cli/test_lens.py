@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from lens_store import write_lens_store
 from tistore.cli.main import app
-from tistore.errors import QueryError, ReadBudgetError, SqlError
+from tistore.errors import ConfigError, QueryError, ReadBudgetError, SqlError
 from tistore.query.lens_question import LensQuestion, look
 
 
@@ -89,3 +89,21 @@ def test_a_comment_in_the_condition_ends_with_it(store):
 def test_the_budget_can_be_set(store):
     with pytest.raises(ReadBudgetError):
         lens(store, "--max-multiply-adds", "1e3")
+
+
+@pytest.mark.parametrize("given", ["nan", "-1", "0"])
+def test_a_budget_that_is_no_number_is_refused_and_not_taken_for_none(store, given):
+    for arguments in (["lens", store.path], ["sql", store.path, "SELECT 1"]):
+        done = CliRunner().invoke(app, [*map(str, arguments), "--max-multiply-adds", given])
+
+        assert isinstance(done.exception, ConfigError)
+
+
+def test_sql_can_be_given_the_budget_that_its_refusal_names(store):
+    arguments = ["sql", str(store.path), "SELECT max(rank) FROM lens"]
+
+    refused = CliRunner().invoke(app, [*arguments, "--max-multiply-adds", "10"])
+    done = CliRunner().invoke(app, [*arguments, "--max-multiply-adds", "1e12"])
+
+    assert "--max-multiply-adds" in refused.exception.mend
+    assert done.exit_code == 0

@@ -284,3 +284,11 @@ def test_a_mistaken_question_leaves_nothing_behind(audited, tmp_path):
     with pytest.raises(NotStoredError, match="no readings"):
         export_scores(other, tmp_path / "b")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["none"]
+
+
+def test_the_lens_sends_one_to_the_store_a_bundle_came_from(bundle):
+    """The bundle has no activations; it does not help to capture them."""
+    with pytest.raises(QueryError) as refused:
+        bundle.sql("SELECT rank FROM lens")
+
+    assert "exported from" in refused.value.mend

@@ -253,6 +253,22 @@ def test_readings_without_a_head_are_null_and_counted(tmp_path):
         store.sql("SELECT rank FROM lens WHERE reader = 'stranger'")
 
 
+@pytest.mark.parametrize("is_held", [True, False])
+@pytest.mark.parametrize("column", ["rank", "entropy", "next_token"])
+def test_a_token_that_the_head_does_not_know_is_refused(tmp_path, monkeypatch, column, is_held):
+    store, _, _ = write_lens_store(tmp_path / "s", response=30)
+    monkeypatch.setattr(lens, "_HELD_BYTES", 1 << 28 if is_held else 0)
+    with store.writer() as writer:
+        writer.add(
+            organism="stranger", reader="hedge", prompt_set="p", prompt_id="1",
+            token_ids=[1, 2, VOCABULARY + 3], prompt_length=1, layers=[0, 1],
+            activations={"residual": np.ones((3, 2, 8))},
+        )  # fmt: skip
+
+    with pytest.raises(QueryError, match=f"token {VOCABULARY + 3}, and .* of {VOCABULARY}"):
+        store.sql(f"SELECT {column} FROM lens WHERE organism = 'stranger'")
+
+
 def test_readings_without_residual_have_no_rows_and_are_counted(tmp_path):
     store, _, _ = write_lens_store(tmp_path / "s", response=30)
     with store.writer() as writer:

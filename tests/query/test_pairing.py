@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import product
 
@@ -182,7 +183,7 @@ def test_spans_over_a_baseline_are_refused_and_say_the_option(store):
 
     found = find_shifts(store, any_pairing=True)
 
-    assert {row["organism"] for row in found.rows} == {"alike", "coarse", "speaker", "unknown"}
+    assert {row["organism"]: row["pairing"] for row in found.rows} == PAIRING
     assert any("'coarse' and 'instruct' in precision" in note for note in found.notes)
     narrowed = find_shifts(store, where="pairing = 'same'")
     assert {row["organism"] for row in narrowed.rows} == {"alike", "unknown"}
@@ -210,6 +211,7 @@ def test_any_pairing_works_whatever_a_span_is(store, by, width):
         )
         means += np.convolve(own - base, np.ones(width) / width, "valid").tolist()
     assert found[0]["score"] == pytest.approx(max(means), rel=1e-5)
+    assert {row["pairing"] for row in found} == {"precision"}
 
 
 def test_effects_are_refused_and_say_the_option_but_not_for_others_sake(store):
@@ -220,6 +222,7 @@ def test_effects_are_refused_and_say_the_option_but_not_for_others_sake(store):
     found = find_effects(store, any_pairing=True)
 
     by_name = {row["organism"]: row for row in found.rows}
+    assert {name: row.pop("pairing") for name, row in by_name.items()} == PAIRING
     assert by_name["alike"] == alike
     assert by_name["coarse"]["n_replayed"] == 2
     assert any("'coarse' and 'instruct'" in note for note in found.notes)
@@ -242,6 +245,8 @@ def test_the_commands_refuse_with_status_1_and_note_what_they_keep(store):
         done = run(*arguments, "--json")
         assert done.exit_code == 0, done.stderr
         assert "note: " in done.stderr and "'coarse' and 'instruct' in precision" in done.stderr
+        assert "precision" in {row["pairing"] for row in json.loads(done.stdout)}
+        assert "pairing" in run(*arguments).stdout
 
 
 def test_pairs_are_marked_where_rows_are_handed_over_piece_by_piece(store, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,9 @@ NOISES = ("low_", "high_", "mixed_")
 Row = tuple[Any, ...]
 
 
+PATIENCE_SECONDS = 30.0
+
+
 @dataclass
 class Peer:
     """A random store beside a plain DuckDB that holds what it should answer."""
@@ -61,7 +65,15 @@ class Peer:
         sql, parameters = spell_told(query.text, **options)
         if not options:
             note(f"told: {sql}")
-        return self.plain.execute(sql, parameters).fetchall()
+        # Brute force may join everything with everything for minutes: such a query tells nothing.
+        patience = threading.Timer(PATIENCE_SECONDS, self.plain.interrupt)
+        patience.start()
+        try:
+            return self.plain.execute(sql, parameters).fetchall()
+        except duckdb.InterruptException:
+            reject()
+        finally:
+            patience.cancel()
 
     def ask(self, query: Query, is_fresh: bool = False, is_numbered: bool = False) -> list[Row]:
         """Answer a query by the store; `is_fresh`, by one without a cache."""

@@ -19,6 +19,7 @@ from tistore.cli.main import app
 from tistore.errors import (
     AmbiguousVectorError,
     IntegrityError,
+    KeyConflictError,
     NotStoredError,
     QueryError,
     UnknownVectorError,
@@ -634,6 +635,15 @@ def test_readers_that_differ_are_ambiguous_and_those_that_agree_are_not(tmp_path
         store.vector("refusal without sun")
     assert "name the dimensions" in str(caught.value.mend)
     assert taken_out(store, "early without sun") == set()
+
+
+def test_cleaning_of_other_dimensions_says_how_to_name_the_second_one(cleanable_copy):
+    clean_vectors(cleanable_copy, ["refusal@5"], "3")
+
+    with pytest.raises(KeyConflictError) as refused:
+        clean_vectors(cleanable_copy, ["refusal@5"], "4")
+
+    assert "vectors add STORE NAME --expression '… without 4'" in refused.value.mend
 
 
 def test_a_cleaned_vector_is_committed_and_the_bare_name_stays_the_fitted_one(cleanable_copy):

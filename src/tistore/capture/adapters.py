@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tistore.capture.adapter_files import WEIGHTS_FILE
 from tistore.capture.adapter_fit import check_kind
 from tistore.capture.families import find_device
 from tistore.errors import ModelLoadError, NoRoomError
@@ -29,8 +30,8 @@ class AdapterRack:
 
     Layers of the model are wrapped in place, so that the model itself reads as whichever adapter
     is switched on. With none switched on it must compute what it computed before; that is checked
-    for each kind of adapter, and for each adapter on a quantized base, since a replay is compared
-    with nothing else.
+    for each kind of adapter, and for each adapter that brings whole weights or is on a quantized
+    base, since a replay is compared with nothing else.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -119,9 +120,11 @@ class AdapterRack:
 
     def _check_base(self, name: str, folder: Path, kind: str) -> None:
         """Refuse an adapter whose loading altered the base itself."""
-        if kind in self._checked_kinds and not getattr(self._model, "is_quantized", False):
+        assert self._wrapper is not None and self._reference is not None  # loading made them
+        is_quantized = getattr(self._model, "is_quantized", False)
+        brings_more = _holds_whole_weights(folder, str(self._wrapper.base_model.prefix))
+        if kind in self._checked_kinds and not is_quantized and not brings_more:
             return
-        assert self._reference is not None  # measured before the first adapter came
         with self.switched_off():
             changed = (self._probe() - self._reference).norm() / self._reference.norm()
         if not changed <= PROBE_TOLERANCE:
@@ -143,9 +146,11 @@ class AdapterRack:
         """Take a whole or half loaded adapter off; unwrap the model when it was the last."""
         if self._wrapper is None:
             return
+        # Deleted before unwrapping, too: PEFT would leave the active adapter's own copies of
+        # whole modules (modules_to_save) in the base.
+        if key in self._wrapper.peft_config:
+            self._wrapper.delete_adapter(key)
         if self._keys:
-            if key in self._wrapper.peft_config:
-                self._wrapper.delete_adapter(key)
             return
         self._wrapper.unload()
         # The wrapper leaves these on the model it wrapped.
@@ -160,6 +165,16 @@ def _describe_kind(config: PeftConfig) -> str:
     for origin in ("base_model_name_or_path", "revision", "inference_mode"):
         settings.pop(origin, None)
     return json.dumps(settings, sort_keys=True, default=lambda value: sorted(map(str, value)))
+
+
+def _holds_whole_weights(folder: Path, prefix: str) -> bool:
+    """
+    Tell whether an adapter's file has more than the adapter's own matrices.
+
+    PEFT saves a targeted embedding or unembedding with them, and loads it over the base's.
+    """
+    with safe_open(folder / WEIGHTS_FILE, framework="numpy") as weights:
+        return any(prefix not in key for key in weights.keys())
 
 
 def _check_fit(name: str, folder: Path, result: Any) -> None:

@@ -9,7 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+)
 
 from tistore.capture.config import GenerationConfig
 from tistore.capture.decode import decode_ids, decode_tokens
@@ -33,6 +38,24 @@ class Endings:
     texts: tuple[str, ...] = ()
 
 
+def check_stop_tokens(
+    architecture: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig
+) -> None:
+    """
+    Refuse tokens that no answer can end with.
+
+    Raises:
+        ConfigError: A stop token is in no vocabulary.
+    """
+    n_vocabulary = max(len(tokenizer), int(architecture.vocab_size))
+    for token_id in settings.stop_token_ids:
+        if token_id >= n_vocabulary:
+            raise ConfigError(
+                f"stop token {token_id} is not in the base's vocabulary of {n_vocabulary}",
+                mend="mend stop_token_ids in [generation]",
+            )
+
+
 def find_endings(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig
 ) -> Endings:
@@ -42,13 +65,7 @@ def find_endings(
     Raises:
         ConfigError: A stop token is in no vocabulary.
     """
-    n_vocabulary = max(len(tokenizer), int(model.config.get_text_config().vocab_size))
-    for token_id in settings.stop_token_ids:
-        if token_id >= n_vocabulary:
-            raise ConfigError(
-                f"stop token {token_id} is not in the base's vocabulary of {n_vocabulary}",
-                mend="mend stop_token_ids in [generation]",
-            )
+    check_stop_tokens(model.config.get_text_config(), tokenizer, settings)
     named = model.generation_config.eos_token_id if model.generation_config else None
     listed = named if isinstance(named, list) else [named]
     known = [*listed, tokenizer.eos_token_id, *settings.stop_token_ids]

@@ -19,10 +19,10 @@ from tistore.capture.heads import HeadKeeper
 from tistore.capture.in_flight import count_tokens_in_flight
 from tistore.capture.journal import Journal
 from tistore.capture.load import LoadedBase
+from tistore.capture.machine import measure_free
 from tistore.capture.memory import work_in_parts
 from tistore.capture.parity import find_tolerance, pick_canary, run_canary
 from tistore.capture.passes import Pass, Stage
-from tistore.capture.plan import measure_free
 from tistore.capture.prefill import BatchUnderway, TokenSequence, start_prefill
 from tistore.capture.report import RunCounter
 from tistore.capture.sampling import seed_response
@@ -83,7 +83,11 @@ class Executor:
         self._headed: set[str] = set()
         with loaded.reading_as(loaded.name) as model:
             self._most_tokens = count_tokens_in_flight(
-                run.config.generation, model, self._settings, run.agenda.longest
+                run.config.generation,
+                run.config.weights[weights].device,
+                model,
+                self._settings,
+                run.agenda.longest,
             )
         run.journal.log("loaded", weights=weights, tokens_in_flight=self._most_tokens)
 
@@ -200,7 +204,7 @@ class Executor:
         self._headed.add(reader)
         with (
             self._loaded.reading_as(reader) as model,
-            self._run.filing.borrow_writer(),
+            self._run.filing.borrow_writer(),  # the keeper's own
         ):
             try:
                 self._heads.keep(reader, model)

@@ -14,11 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from tistore.capture.answer import Answer, spell_answer
 from tistore.capture.decode import decode_tokens
 from tistore.capture.prefill import BatchUnderway, Prefill
-from tistore.capture.rounding import round_states
+from tistore.capture.rounding import round_reading
 from tistore.capture.write_queue import Store, WriteQueue
 from tistore.schemas.model import Model
 from tistore.schemas.response import CaptureSettings
-from tistore.store.half import HalfArray
 from tistore.store.writer import Writer
 
 
@@ -60,8 +59,8 @@ class Filing:
 
     @property
     def waiting_bytes(self) -> int:
-        """States that wait to be written."""
-        return self._queue.waiting_bytes
+        """States that wait to be written, here or for a commit."""
+        return self._queue.waiting_bytes + self._writer.pending_bytes
 
     def put(
         self,
@@ -172,7 +171,7 @@ class Filing:
             "token_ids": sequence.token_ids,
             "prompt_length": sequence.prompt_length,
             "layers": settings.layers,
-            "activations": _round(reading, settings, f"{slot}, read by {reader.name}"),
+            "activations": round_reading(reading, settings, f"{slot}, read by {reader.name}"),
             "text": decoded.text,
             "tokens": decode_tokens(author.tokenizer, prompt_ids).tokens + decoded.tokens,
             "logprobs": reading.logprobs,
@@ -184,11 +183,3 @@ class Filing:
             "prompt": answer.prompt,
             "run_id": self._run_id,
         }
-
-
-def _round(reading: Prefill, settings: CaptureSettings, label: str) -> dict[str, HalfArray]:
-    rounded = {}
-    for component, states in reading.activations.items():
-        name = f"{label}, {component}"
-        rounded[component] = round_states(states, settings.layers, name)
-    return rounded

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
@@ -16,21 +14,18 @@ from transformers.pytorch_utils import Conv1D
 
 from tistore.capture.adapter_files import AdapterFolder
 from tistore.capture.config import BaseConfig, GenerationConfig
-from tistore.capture.in_flight import (
-    DEVICE_SHARE,
-    FEWEST,
-    HOST_SHARE,
-    MOST_ON_DEVICE,
-    MOST_ON_HOST,
-    measure_token,
-)
+from tistore.capture.in_flight import bound_tokens, measure_token
 from tistore.capture.logprobs import CHUNK_BYTES
+from tistore.capture.machine import Memory, find_memory
 from tistore.errors import ModelLoadError
 from tistore.schemas.response import CaptureSettings
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
-"""For each weight of a linear layer; NF4 has a float32 scale for every 64 of them."""
+"""
+For each weight of a linear layer; NF4 has a float32 scale for every 64 of them (QLoRA,
+arXiv:2305.14314, §3).
+"""
 ADAPTER_VALUE_BYTES = 4
 """PEFT keeps the weights of adapters in float32."""
 LOGITS_BYTES = 4
@@ -39,20 +34,6 @@ RUNTIME_BYTES = 10**9
 
 _STORED_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """
-    The memory a model would be loaded into.
-
-    Attributes:
-        is_gpu: Whether it is a GPU's, rather than the machine's own.
-        total: Its bytes; None where the device is not on this machine.
-    """
-
-    is_gpu: bool
-    total: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,27 +65,6 @@ class Footprint:
         return self.weights + self.adapters + self.in_flight + self.logits + RUNTIME_BYTES
 
 
-def find_memory(device: str) -> Memory:
-    """Find the memory that a config's device names; "auto" is every GPU there is, or the CPU."""
-    kind = torch.device("cuda" if device == "auto" else device).type
-    if kind == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return Memory(False, measure_host())
-    if kind != "cuda" or not torch.cuda.is_available():
-        return Memory(True, None)
-    index = torch.device(device).index if device != "auto" else None
-    numbers = range(torch.cuda.device_count()) if device == "auto" else [index or 0]
-    known = [number for number in numbers if number < torch.cuda.device_count()]
-    if not known:
-        return Memory(True, None)
-    sizes = (torch.cuda.get_device_properties(number).total_memory for number in known)
-    return Memory(True, sum(sizes))
-
-
-def measure_host() -> int:
-    """Measure this machine's memory, in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def measure_footprint(
     base: BaseConfig,
     skeleton: PreTrainedModel,
@@ -133,7 +93,7 @@ def measure_footprint(
     architecture = skeleton.config.get_text_config()
     value_bytes = VALUE_BYTES[name_dtype(base, skeleton)]
     per_token = measure_token(architecture, settings, value_bytes, longest)
-    tokens = _plan_tokens(generation, memory, weights, per_token)
+    tokens = bound_tokens(generation, memory, weights, per_token)
     most = generation.batch_size
     tokens = max(min(tokens, most * longest) if most else tokens, longest)
     vocabulary = int(architecture.vocab_size)
@@ -193,19 +153,6 @@ def name_dtype(base: BaseConfig, skeleton: PreTrainedModel) -> str:
         return base.dtype
     found = str(skeleton.dtype).removeprefix("torch.")
     return found if found in VALUE_BYTES else "float32"
-
-
-def _plan_tokens(generation: GenerationConfig, memory: Memory, weights: int, per_token: int) -> int:
-    """Plan a batch's tokens as `in_flight.count_tokens_in_flight` will count them."""
-    if generation.tokens_in_flight != "auto":
-        return generation.tokens_in_flight
-    if not memory.is_gpu:
-        room, most = int(HOST_SHARE * (memory.total or 0)), MOST_ON_HOST
-    elif memory.total is None:
-        return FEWEST
-    else:
-        room, most = int(DEVICE_SHARE * (memory.total - weights)), MOST_ON_DEVICE
-    return max(FEWEST, min(room // per_token, most))
 
 
 def _measure_quantized(base: BaseConfig, skeleton: PreTrainedModel) -> int:

@@ -146,7 +146,12 @@ def read_head(name: str, model: PreTrainedModel) -> tuple[Head, UnembeddingRows]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRankChange:
-    """What an adapter adds to a weight: `scale * b @ a`."""
+    """
+    What an adapter adds to a weight: `scale * b @ a`.
+
+    Source:
+        LoRA, arXiv:2106.09685, §4.1; rank-stabilised adapters differ in the scale alone.
+    """
 
     a: Tensor
     b: Tensor

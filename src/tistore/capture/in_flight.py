@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from tistore.capture.config import GenerationConfig
+from tistore.capture.machine import Memory, find_memory
 from tistore.capture.widths import component_widths, count_keys, read_head_shape
 from tistore.schemas.response import CaptureSettings
 
@@ -26,33 +25,52 @@ FEWEST = 512
 
 
 def count_tokens_in_flight(
-    generation: GenerationConfig, model: PreTrainedModel, settings: CaptureSettings, longest: int
+    generation: GenerationConfig,
+    device: str,
+    model: PreTrainedModel,
+    settings: CaptureSettings,
+    longest: int,
 ) -> int:
     """
-    Decide how many tokens a batch may have, padding and what may yet be written included.
+    Decide how many tokens a batch of a model may have, as `bound_tokens` does.
 
-    As configured; or, for "auto", what the memory that the weights leave has room for. It depends
-    on the machine and the run's configuration alone, so that a run that is resumed on the same
-    machine makes the same batches.
+    It depends on the machine and the run's configuration alone, so that a run that is resumed on
+    the same machine makes the same batches.
 
     Args:
         generation: As configured.
+        device: The same, as the weights' table has it.
         model: In memory already.
         settings: What is captured.
         longest: Tokens of the longest sequence there will be.
     """
-    if generation.tokens_in_flight != "auto":
-        return generation.tokens_in_flight
     size = model.dtype.itemsize
     per_token = measure_token(model.config.get_text_config(), settings, size, longest)
-    if model.device.type == "cuda":
-        devices = range(torch.cuda.device_count())
-        total = sum(torch.cuda.get_device_properties(number).total_memory for number in devices)
-        weights: int = model.get_memory_footprint()  # type: ignore[no-untyped-call]
-        room = int(DEVICE_SHARE * (total - weights))
-        return _bound(room // per_token, MOST_ON_DEVICE)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return _bound(int(HOST_SHARE * memory) // per_token, MOST_ON_HOST)
+    weights: int = model.get_memory_footprint()  # type: ignore[no-untyped-call]
+    return bound_tokens(generation, find_memory(device), weights, per_token)
+
+
+def bound_tokens(generation: GenerationConfig, memory: Memory, weights: int, per_token: int) -> int:
+    """
+    Bound the tokens of a batch, padding and what may yet be written included.
+
+    As configured; or, for "auto", what the memory that the weights leave has room for.
+
+    Args:
+        generation: As configured.
+        memory: Where the model runs.
+        weights: Bytes that it takes there.
+        per_token: Bytes of a token, as `measure_token` gives them.
+    """
+    if generation.tokens_in_flight != "auto":
+        return generation.tokens_in_flight
+    if memory.total is None:
+        return FEWEST
+    if memory.is_gpu:
+        room, most = int(DEVICE_SHARE * (memory.total - weights)), MOST_ON_DEVICE
+    else:
+        room, most = int(HOST_SHARE * memory.total), MOST_ON_HOST
+    return max(FEWEST, min(room // per_token, most))
 
 
 def measure_token(
@@ -104,7 +122,3 @@ def cut_batches(
         batch.append(item)
     if batch:
         yield batch
-
-
-def _bound(tokens: int, most: int) -> int:
-    return max(FEWEST, min(tokens, most))

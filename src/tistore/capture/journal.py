@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from tistore.capture.progress import Progress, Tally
+from tistore.errors import StoreError
 from tistore.store.events import EventLog
 
 PULSE_SECONDS = 10.0
@@ -14,6 +15,8 @@ PULSE_SECONDS = 10.0
 class Journal:
     """
     Hands on what a run says.
+
+    A log that cannot be written is told once, and stops nobody: it is talk, and no truth.
 
     Args:
         progress: Who follows the run on screen.
@@ -27,6 +30,7 @@ class Journal:
         self._run_id = run_id
         self._last_pulse = time.monotonic()
         self._tally: Tally | None = None
+        self._is_logging = True
 
     def note(self, message: str) -> None:
         """Say something to people, and to the log."""
@@ -35,7 +39,13 @@ class Journal:
 
     def log(self, event: str, **facts: Any) -> None:
         """Say something to the log alone."""
-        self._events.append(event, run_id=self._run_id, **facts)
+        if not self._is_logging:
+            return
+        try:
+            self._events.append(event, run_id=self._run_id, **facts)
+        except StoreError as error:
+            self._is_logging = False
+            self._progress.note(f"{error.message}: `tistore status` will not know of this run")
 
     def update(self, tally: Tally) -> None:
         """Say how much is done."""

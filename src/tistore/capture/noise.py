@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,19 +12,14 @@ from tistore.capture.generate import choose_padding
 from tistore.capture.load import LoadedBase, load_architecture, load_base
 from tistore.capture.memory import work_in_parts
 from tistore.capture.parity import Deviation, find_tolerance, measure_deviation
-from tistore.capture.plan import resolve_settings
 from tistore.capture.prefill import Prefill, TokenSequence, prefill
 from tistore.capture.progress import Progress, SilentProgress, Tally
 from tistore.capture.provenance import describe_run
-from tistore.capture.stop import StopRequestedError, StopSignals
-from tistore.capture.stored_reading import StoredReading, find_readings, round_states
-from tistore.errors import (
-    InterruptedRunError,
-    KeyConflictError,
-    NotStoredError,
-    ParityError,
-    PartialRunError,
-)
+from tistore.capture.rounding import round_reading
+from tistore.capture.settings import resolve_settings
+from tistore.capture.stop import StopRequestedError, StopSignals, explain_stop
+from tistore.capture.stored_reading import StoredReading, find_readings, read_back
+from tistore.errors import KeyConflictError, NotStoredError, ParityError
 from tistore.query.noise import name_again
 from tistore.schemas.digest import digest
 from tistore.schemas.model import Model
@@ -127,12 +121,7 @@ def read_again(
                 for weights in config.weights:
                     again.read(weights, sample)
             except StopRequestedError as request:
-                kind = InterruptedRunError if request.number == signal.SIGINT else PartialRunError
-                raise kind(
-                    f"stopped by {request} after {again.n_read} of {missing} readings; they are "
-                    "committed",
-                    mend="run the same command again to go on from there",
-                ) from None
+                raise explain_stop(request, again.n_read, missing) from None
     finally:
         watcher.close()
     return replace(
@@ -248,7 +237,8 @@ class _Again:
 
     def _add(self, reading: StoredReading, again: Prefill, batch_size: int) -> None:
         label = f"{reading.slot}, read by {reading.reader}"
-        halves, rounded = round_states(again, reading.settings, label)
+        halves = round_reading(again, reading.settings, label)
+        rounded = read_back(halves, again.logprobs)
         deviations = measure_deviation(reading.read(), rounded, reading.settings)
         model = self._store.snapshot.models[reading.reader]
         self._note_excess(label, model, deviations)

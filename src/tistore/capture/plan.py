@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +16,13 @@ from tistore.capture.footprint import (
     measure_adapter,
     measure_footprint,
     measure_head,
-    measure_host,
     name_dtype,
 )
 from tistore.capture.given import GivenResponses, read_given
+from tistore.capture.machine import measure_free, measure_host
 from tistore.capture.organism_plan import OrganismPlan, plan_organism
 from tistore.capture.pairs import refuse_mixed_pairs
 from tistore.capture.preflight import CheckedRun, check_run
-from tistore.capture.preflight import resolve_settings as resolve_settings
 from tistore.errors import ConfigError, NoRoomError, NotAStoreError, StoreNotFoundError
 from tistore.schemas.response import CaptureSettings
 from tistore.store.base import BaseStore
@@ -272,31 +270,24 @@ _MENDS = {
 }
 
 
-def check_room(needed_bytes: int, free_bytes: int | None) -> None:
+def check_room(needed_bytes: int, free_bytes: int | None, reserve_bytes: int = SPARE_BYTES) -> None:
     """
     Refuse a run that would fill the disk.
 
-    The writer keeps some room free; a run that would meet that limit is refused here, before
-    anything is generated in vain.
+    A run stops before it takes what is to stay free; one that would have to is refused here,
+    before anything is loaded and generated in vain.
 
     Raises:
         NoRoomError: Less is free than needed; both are named.
     """
-    needed_bytes += SPARE_BYTES
+    needed_bytes += reserve_bytes
     if free_bytes is not None and needed_bytes > free_bytes:
         raise NoRoomError(
-            f"the run needs about {needed_bytes / 1e9:.2f} GB, and {free_bytes / 1e9:.2f} GB "
-            "are free",
-            mend="free some space, or capture fewer layers, prompts or organisms",
+            f"the run needs about {needed_bytes / 1e9:.2f} GB of disk, {reserve_bytes / 1e9:.2f} "
+            f"GB of them to stay free, and {free_bytes / 1e9:.2f} GB are free",
+            mend="free some space, capture fewer layers, prompts or organisms, or lower "
+            "reserve_gb in [capture]",
         )
-
-
-def measure_free(path: Path) -> int:
-    """Measure what is free where a path is, or would be."""
-    there = path.resolve()
-    while not there.exists():
-        there = there.parent
-    return shutil.disk_usage(there).free
 
 
 def _plan_footprints(

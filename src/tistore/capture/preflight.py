@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from tistore.capture.adapter_files import (
 from tistore.capture.adapter_fit import FitCheck
 from tistore.capture.architecture import build_skeleton, load_tokenizer
 from tistore.capture.config import BaseConfig, OrganismConfig, RunConfig, Source
+from tistore.capture.endings import check_stop_tokens
 from tistore.capture.families import find_module
-from tistore.capture.layers import select_layers
+from tistore.capture.settings import resolve_settings
 from tistore.capture.template_checks import check_template, check_templates_agree
 from tistore.capture.text_checks import check_context, check_texts, check_tokens
 from tistore.capture.workload import Question, Selection, encode_questions, read_selections
-from tistore.errors import CaptureError, ConfigError
+from tistore.errors import ConfigError
 from tistore.schemas.response import CaptureSettings
 
 
@@ -86,7 +87,8 @@ def check_run(config: RunConfig, *, fetch: bool = False) -> CheckedRun:
         SiteNotFoundError: A model has no such layer, or a block of it no such component.
         CaptureError: A prompt would begin with two beginning-of-sequence tokens, is longer than
             the context, or the chat template is another model's.
-        ConfigError: Prompt sets share a name, or lack a prompt that is asked for.
+        ConfigError: Prompt sets share a name, or lack a prompt that is asked for; or a stop token
+            is in no vocabulary.
         DatasetError: A prompt set cannot be read.
     """
     selections = tuple(read_selections(config))
@@ -122,37 +124,11 @@ def _check_weights(
     notes += _note_base_names(base, adapters)
     questions: tuple[Question, ...] = ()
     if any(config.weights_of(o) == name and not config.is_given(o) for o in config.answerers):
-        questions = tuple(_encode(tokenizer, selections))
+        questions = tuple(encode_questions(tokenizer, selections))
         check_texts(tokenizer, questions, n_embeddings)
         check_context(architecture, questions, config.generation.max_new_tokens)
+        check_stop_tokens(architecture, tokenizer, config.generation)
     return CheckedWeights(base, architecture, skeleton, tokenizer, settings, questions, adapters)
-
-
-def resolve_settings(config: RunConfig, architecture: PreTrainedConfig) -> CaptureSettings:
-    """
-    Work out which layers a run keeps of a model.
-
-    Raises:
-        SiteNotFoundError: The model has no such layer.
-    """
-    layers = select_layers(config.capture.layers, architecture.num_hidden_layers)
-    return CaptureSettings(layers, config.capture.components, config.capture.rows)
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, selections: Sequence[Selection]) -> list[Question]:
-    """Encode every prompt; one that cannot be is named."""
-    questions: list[Question] = []
-    for selection in selections:
-        for prompt in selection.prompts:
-            try:
-                alone = replace(selection, prompts=(prompt,))
-                questions += encode_questions(tokenizer, [alone])
-            except CaptureError as error:
-                raise CaptureError(
-                    f"prompt {prompt.prompt_set}#{prompt.prompt_id}: {error.message}",
-                    mend=error.mend,
-                ) from error
-    return questions
 
 
 def _read_adapters(

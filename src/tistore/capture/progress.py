@@ -37,7 +37,7 @@ class Tally:
 
 
 class Progress(Protocol):
-    """Someone who follows a run."""
+    """Someone who follows a run; told by several of its threads, `update` by one at a time."""
 
     def note(self, message: str) -> None:
         """Hear what is going on."""

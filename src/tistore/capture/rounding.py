@@ -6,7 +6,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tistore.capture.prefill import Prefill
+from tistore.schemas.response import CaptureSettings
 from tistore.store.half import HalfArray, as_array, is_finite, to_half
+
+
+def round_reading(reading: Prefill, settings: CaptureSettings, label: str) -> dict[str, HalfArray]:
+    """
+    Round all that a model made of a sequence, as `round_states` does.
+
+    Args:
+        reading: What it made of it.
+        settings: Its layers.
+        label: What messages call the reading.
+
+    Raises:
+        NonFiniteError: A layer holds NaN or infinity.
+    """
+    return {
+        component: round_states(states, settings.layers, f"{label}, {component}")
+        for component, states in reading.activations.items()
+    }
 
 
 def round_states(states: Tensor, layers: tuple[int, ...], label: str) -> HalfArray:

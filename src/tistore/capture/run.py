@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import uuid
+from typing import Any
 
 from tistore.capture.agenda import Agenda
 from tistore.capture.config import RunConfig
@@ -13,16 +13,16 @@ from tistore.capture.filing import Filing
 from tistore.capture.given import read_given
 from tistore.capture.journal import Journal, describe_tally
 from tistore.capture.load import load_base
+from tistore.capture.machine import check_device, measure_free
 from tistore.capture.memory import release_memory
 from tistore.capture.pairs import refuse_mixed_pairs
 from tistore.capture.passes import Pass, list_passes
-from tistore.capture.plan import check_room, measure_free, plan
+from tistore.capture.plan import check_room, plan
 from tistore.capture.preflight import check_run
 from tistore.capture.progress import Progress, SilentProgress
 from tistore.capture.provenance import describe_run
 from tistore.capture.report import RunCounter, RunReport
-from tistore.capture.stop import StopError, StopRequestedError, StopSignals
-from tistore.errors import InterruptedRunError, PartialRunError
+from tistore.capture.stop import StopError, StopSignals, explain_stop
 from tistore.store.base import BaseStore
 from tistore.store.writer import Writer
 
@@ -68,16 +68,18 @@ def ingest(store: BaseStore, config: RunConfig, *, progress: Progress | None = N
     missing = sum(not store.holds(key) for key in agenda.keys)
     if not missing:
         return RunReport(skipped=len(agenda.keys))
+    for weights in config.weights.values():
+        check_device(weights.device)
     planned = plan(config, path=store.path, given=agenda.given, checked=checked)
     needed = planned.compressed_bytes * missing // len(agenda.keys)
     if not store.snapshot.heads:
         needed += planned.heads_bytes
-    check_room(needed, measure_free(store.path))
+    check_room(needed, measure_free(store.path), planned.reserve_bytes)
     watcher = progress or SilentProgress()
     try:
         for note in checked.notes:
             watcher.note(note)
-        with StopSignals() as stop:
+        with StopSignals(says_so=progress is not None) as stop:
             return _Run(store, config, agenda, stop, watcher).execute()
     finally:
         watcher.close()
@@ -111,28 +113,38 @@ class _Run:
         )
 
     def execute(self) -> RunReport:
-        """Do all passes; whatever ends them, what was read is committed."""
-        journal, counter = self._shared.journal, self._shared.counter
-        journal.log("started", **describe_tally(counter.tally))
+        """Do what is to be done, and log how it went."""
+        self._log("started")
+        try:
+            self._work()
+        except StopError as request:
+            self._log("stopped", reason=str(request))
+            tally = self._shared.counter.tally
+            raise explain_stop(request, tally.readings, tally.total) from None
+        except Exception as error:
+            self._log("failed", error=str(error))
+            raise
+        except BaseException:
+            # A second Ctrl-C, be it while what was read is committed: nothing more is written.
+            self._shared.filing.abandon()
+            raise
+        self._log("finished")
+        return self._shared.counter.report
+
+    def _work(self) -> None:
+        """Do all passes; whatever ends them but a second Ctrl-C, what was read is committed."""
         try:
             self._announce()
             for one in list_passes(self._shared.config):
                 self._do_pass(one)
-            self._end()
-        except StopError as request:
-            self._end()
-            journal.log("stopped", reason=str(request), **describe_tally(counter.tally))
-            raise self._explain(request) from None
-        except Exception as error:
-            journal.log("failed", error=str(error), **describe_tally(counter.tally))
+        except Exception:
             self._end()
             raise
-        except BaseException:
-            # A second Ctrl-C: nothing more is written then.
-            self._shared.filing.abandon()
-            raise
-        journal.log("finished", **describe_tally(counter.tally))
-        return counter.report
+        self._end()
+
+    def _log(self, event: str, **facts: Any) -> None:
+        tally = self._shared.counter.tally
+        self._shared.journal.log(event, **facts, **describe_tally(tally))
 
     def _announce(self) -> None:
         """Record the run and its prompt sets."""
@@ -152,7 +164,8 @@ class _Run:
         shared = self._shared
         if not self._is_needed(one):
             return
-        shared.journal.note(f"loading {shared.config.weights[one.weights].path}")
+        source = shared.config.weights[one.weights].path
+        shared.journal.note(f"loading {one.weights} from {source}")
         loaded = load_base(shared.config, one.weights)
         shared.counter.add(loads=1)
         loaded.require(shared.agenda.settings_of(one.weights).sites)
@@ -179,18 +192,8 @@ class _Run:
         """Commit what was read."""
         try:
             self._shared.filing.close()
-        finally:
-            self._writer.close()
-
-    def _explain(self, request: StopError) -> PartialRunError:
-        tally = self._shared.counter.tally
-        is_keyboard = isinstance(request, StopRequestedError) and request.number == signal.SIGINT
-        kind = InterruptedRunError if is_keyboard else PartialRunError
-        mend = "run the same command again to go on from there"
-        if not isinstance(request, StopRequestedError):
-            mend = f"free some space, then {mend}"
-        return kind(
-            f"stopped by {request} after {tally.readings} of {tally.total} readings; they are "
-            "committed",
-            mend=mend,
-        )
+        except Exception:
+            self._writer.close()  # what came before the failure is whole
+            raise
+        # Not reached by Ctrl-C: another thread may still be at the writer then.
+        self._writer.close()

@@ -65,7 +65,9 @@ def read_scenarios(store: BaseStore, config: RunConfig, traits: Sequence[TraitSc
     tasks.sort(key=lambda task: (len(task.sequence.token_ids), task.slot))
     longest = len(tasks[-1].sequence.token_ids)
     with loaded.reading_as(loaded.name) as model:
-        most_tokens = count_tokens_in_flight(config.generation, model, settings, longest)
+        most_tokens = count_tokens_in_flight(
+            config.generation, config.base.device, model, settings, longest
+        )
     batches = cut_batches(
         tasks,
         lambda task: len(task.sequence.token_ids),

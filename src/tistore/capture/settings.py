@@ -11,10 +11,10 @@ from tistore.schemas.response import CaptureSettings
 
 def resolve_settings(config: RunConfig, architecture: PreTrainedConfig) -> CaptureSettings:
     """
-    Work out which layers a run keeps.
+    Work out which layers a run keeps of a model.
 
     Raises:
-        SiteNotFoundError: The base has no such layer.
+        SiteNotFoundError: The model has no such layer.
     """
     layers = select_layers(config.capture.layers, architecture.num_hidden_layers)
     return CaptureSettings(layers, config.capture.components, config.capture.rows)

@@ -72,8 +72,8 @@ class States:
 
     @property
     def size_bytes(self) -> int:
-        """What the values take."""
-        return sum(part.numel() * part.element_size() for part in self.values.values())
+        """What the values take, in the processor's memory."""
+        return sum(map(_measure, self.values.values()))
 
     def _place(self, site: Site, flat: Tensor) -> Tensor:
         if site.component not in self.values:
@@ -91,3 +91,9 @@ class States:
         if device not in self._streams:
             self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         return self._streams[device]
+
+
+def _measure(values: Tensor) -> int:
+    size_bytes = values.numel() * values.element_size()
+    # Torch hands pinned memory out in powers of two, up to twice of what was asked for.
+    return 1 << max(size_bytes - 1, 0).bit_length() if values.is_pinned() else size_bytes

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+from tistore.errors import InterruptedRunError, PartialRunError
+
+_HEARD = b"stopping: what was read is being committed; Ctrl-C again stops at once\n"
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -32,15 +37,35 @@ class ReserveReachedError(StopError):
     The disk has hardly more room than is to stay free.
 
     Args:
-        free_bytes: What it has.
+        free_bytes: What it has, once all that waits is written.
         reserve_bytes: What is to stay free.
     """
 
     def __init__(self, free_bytes: int, reserve_bytes: int) -> None:
         super().__init__(
-            f"{free_bytes / 1e9:.2f} GB of free disk, of which {reserve_bytes / 1e9:.2f} GB are "
-            "to stay free"
+            f"{free_bytes / 1e9:.2f} GB of free disk once all that waits is written, of which "
+            f"{reserve_bytes / 1e9:.2f} GB are to stay free"
         )
+
+
+def explain_stop(request: StopError, done: int, total: int) -> PartialRunError:
+    """
+    Say that what was stopped can go on, in the error its command ends with.
+
+    Args:
+        request: What stopped it.
+        done: Readings that are committed.
+        total: Those there were to be.
+    """
+    is_keyboard = isinstance(request, StopRequestedError) and request.number == signal.SIGINT
+    kind = InterruptedRunError if is_keyboard else PartialRunError
+    mend = "run the same command again to go on from there"
+    if isinstance(request, ReserveReachedError):
+        mend = f"free some space, then {mend}"
+    return kind(
+        f"stopped by {request} after {done} of {total} readings; what was read is committed",
+        mend=mend,
+    )
 
 
 class StopSignals:
@@ -48,9 +73,14 @@ class StopSignals:
     Notes the first signal while its block runs; a second Ctrl-C is obeyed at once.
 
     Outside the main thread signals cannot be received, and nothing is noted.
+
+    Args:
+        says_so: Whether to tell on standard error that the signal was heard: what is under way is
+            ended first, which may take a while.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, says_so: bool = False) -> None:
+        self._says_so = says_so
         self._received: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -84,4 +114,7 @@ class StopSignals:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._received == number:
             raise KeyboardInterrupt
+        if self._says_so and self._received is None:
+            # Not through a stream, which may be in the middle of a write.
+            os.write(2, _HEARD)
         self._received = number

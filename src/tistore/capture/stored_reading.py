@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from tistore.schemas.response import CaptureSettings, ResponseSlot
 from tistore.schemas.role import UNKNOWN_ROLE
 from tistore.schemas.site import Site
 from tistore.schemas.tables import RESPONSES
-from tistore.store.half import HalfArray, to_half
+from tistore.store.half import HalfArray
 from tistore.store.segment import Segment
 from tistore.store.snapshot import Snapshot
 
@@ -155,26 +155,12 @@ def find_readings(
                 yield StoredReading(segment, index, row, settings)
 
 
-def round_states(
-    reading: Prefill, settings: CaptureSettings, label: str
-) -> tuple[dict[str, HalfArray], Prefill]:
-    """
-    Round a reading as the store does.
-
-    Returns:
-        Its activations as they are written, and the reading as it will be read back.
-
-    Raises:
-        NonFiniteError: The model produced NaN or infinity.
-    """
-    halves = {
-        component: to_half(states, settings.layers, f"{label}, {component}")
-        for component, states in reading.activations.items()
-    }
-    rounded = {
+def read_back(halves: Mapping[str, HalfArray], logprobs: Sequence[float | None]) -> Prefill:
+    """Make of a rounded reading what `StoredReading.read` will make of it, once it is stored."""
+    states: dict[str, torch.Tensor] = {
         component: torch.from_numpy(
             np.ldexp(half.values.astype(np.float32), half.exponents[None, :, None].astype(np.int32))
         )
         for component, half in halves.items()
     }
-    return halves, Prefill(rounded, reading.logprobs)
+    return Prefill(states, tuple(logprobs))

@@ -17,6 +17,7 @@ import numpy as np
 from tistore.capture.config import RunConfig
 from tistore.capture.generate import Draft, choose_padding, generate
 from tistore.capture.load import LoadedBase, load_base
+from tistore.capture.machine import find_existing
 from tistore.capture.organism_plan import FLOAT16_BYTES
 from tistore.capture.plan import Plan
 from tistore.capture.prefill import Prefill, TokenSequence, prefill
@@ -245,9 +246,7 @@ def _probe_writing(
 ) -> Range:
     """Measure the seconds that storing a raw byte takes."""
     values = sum(states.numel() for reading in readings for states in reading.activations.values())
-    there = folder.resolve()
-    while not there.exists():
-        there = there.parent
+    there = find_existing(folder)
     seconds = []
     try:
         with tempfile.TemporaryDirectory(prefix=".tistore-probe-", dir=there) as place:

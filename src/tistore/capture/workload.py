@@ -86,7 +86,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, thinking: bool) 
     try:
         return encode_prompt(tokenizer, prompt, thinking=thinking)
     except CaptureError as error:
-        where = f"{prompt.prompt_set}#{prompt.prompt_id}"
+        where = f"prompt {prompt.prompt_set}#{prompt.prompt_id}"
         raise CaptureError(f"{where}: {error.message}", mend=error.mend) from error
 
 

@@ -7,15 +7,18 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 import torch
+from threadpoolctl import threadpool_limits
 
 IDLE_SECONDS = 5.0
 """How often somebody looks whether what waits for a commit has waited long enough."""
 
 STEP_BACK = 10
 """Added to the nice value of the threads here."""
+_NICEST = 19
 
 Store = Callable[[], None]
 Prepare = Callable[[], Store]
@@ -100,8 +103,10 @@ class WriteQueue:
         if self._is_open:
             self._is_open = False
             self._turns.put(None)
-            self._thread.join()
-            self._pool.shutdown()
+        # Again, where Ctrl-C broke off the first time: the threads end before anybody goes on.
+        self._thread.join()
+        # Only after a failure is there anything that nobody waited for.
+        self._pool.shutdown(cancel_futures=True)
 
     def _has_room(self, size_bytes: int) -> bool:
         return not self.waiting_bytes or self.waiting_bytes + size_bytes <= self._limit_bytes
@@ -148,5 +153,11 @@ def _step_back() -> None:
     a writing thread holds up all the others.
     """
     if sys.platform == "linux":  # elsewhere a priority is the whole process's
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), STEP_BACK)
-    torch.set_num_threads(1)  # of this thread's own pool
+        thread = threading.get_native_id()
+        nice = min(_NICEST, os.getpriority(os.PRIO_PROCESS, thread) + STEP_BACK)
+        with suppress(PermissionError):  # some sandboxes forbid it: things are slower then
+            os.setpriority(os.PRIO_PROCESS, thread, nice)
+    # torch.set_num_threads would change the number of every thread that has not asked for its own
+    # yet, and so the model's. Asked here first, since torch sets a thread's own when it is asked.
+    torch.get_num_threads()
+    threadpool_limits(1, user_api="openmp")  # of this thread alone

@@ -11,7 +11,15 @@ import typer
 
 import tistore
 from tistore.cli.deadline import deadline
-from tistore.cli.options import FormatOption, JsonOption, RowCount, StorePath, choose
+from tistore.cli.options import (
+    FormatOption,
+    JsonOption,
+    MultiplyAdds,
+    RowCount,
+    StorePath,
+    check_multiply_adds,
+    choose,
+)
 from tistore.cli.output import Format, print_record, print_rows, say
 from tistore.cli.span_report import write_report
 from tistore.cli.spans import shorten
@@ -67,6 +75,7 @@ def sql(
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Memory the SQL may use: 500MB, 2GB.")
     ] = None,
+    max_multiply_adds: MultiplyAdds = None,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -74,7 +83,7 @@ def sql(
     text = sys.stdin.read() if query == "-" else query
     parameters = dict(_split_parameter(given) for given in parameter or []) or None
     opened = tistore.open(store)
-    _set_limits(opened, max_read, timeout, memory)
+    _set_limits(opened, max_read, timeout, memory, max_multiply_adds)
     with deadline(timeout):
         if explain:
             plan = opened.explain(text, parameters)
@@ -88,7 +97,11 @@ def sql(
 
 
 def _set_limits(
-    store: Store, max_read: str | None, timeout: float | None, memory: str | None
+    store: Store,
+    max_read: str | None,
+    timeout: float | None,
+    memory: str | None,
+    max_multiply_adds: float | None,
 ) -> None:
     """Put the limits that were asked for in the place of the store's own."""
     changes: dict[str, Any] = {}
@@ -104,6 +117,8 @@ def _set_limits(
                 mend="write a size of 1MB or more",
             )
         changes["memory_limit"] = f"{size_bytes}B"
+    if max_multiply_adds is not None:
+        changes["max_multiply_adds"] = check_multiply_adds(max_multiply_adds)
     store.limits = replace(store.limits, **changes)
 
 

@@ -11,7 +11,7 @@ import typer
 import tistore
 from tistore.cli.options import ConfigPath, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_record, say
-from tistore.errors import StoreNotFoundError
+from tistore.errors import StoreExistsError, StoreNotFoundError
 
 
 def register(app: typer.Typer) -> None:
@@ -71,6 +71,7 @@ def ingest(
 
     silence_libraries()
     from tistore.capture.config import read_config
+    from tistore.capture.machine import check_device
     from tistore.capture.memory import keep_freed_memory
     from tistore.capture.plan import check_room
     from tistore.capture.plan import plan as plan_run
@@ -84,9 +85,14 @@ def ingest(
     except StoreNotFoundError:
         # A run that cannot work, or would not fit, leaves no store behind.
         planned = plan_run(run, path=Path(store))
-        check_room(planned.compressed_bytes + planned.heads_bytes, planned.free_bytes)
-        opened = tistore.create(store)
-        say(f"made a store at {store}")
+        for weights in run.weights.values():
+            check_device(weights.device)
+        check_room(planned.stored_bytes, planned.free_bytes, planned.reserve_bytes)
+        try:
+            opened = tistore.create(store)
+            say(f"made a store at {store}")
+        except StoreExistsError:
+            opened = tistore.open(store)  # another run has made it meanwhile
     report = ingest_run(opened, run, progress=show_progress())
     if not report.readings:
         say(f"nothing was left to do: {report.skipped} readings are stored")

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tistore
-from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
+from tistore.cli.options import (
+    FormatOption,
+    JsonOption,
+    MultiplyAdds,
+    StorePath,
+    check_multiply_adds,
+    choose,
+)
 from tistore.cli.output import Format, print_rows, say
 
 if TYPE_CHECKING:
@@ -39,9 +46,7 @@ def lens(
         Path | None,
         typer.Option(metavar="CONFIG", help="First keep the heads of this run's models."),
     ] = None,
-    max_multiply_adds: Annotated[
-        float | None, typer.Option(metavar="N", help="Take up to so many, such as 1e14.")
-    ] = None,
+    max_multiply_adds: MultiplyAdds = None,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -49,10 +54,11 @@ def lens(
     from tistore.query.lens_question import LensQuestion, look
 
     opened = tistore.open(store)
+    if max_multiply_adds is not None:
+        budget = check_multiply_adds(max_multiply_adds)
+        opened.limits = replace(opened.limits, max_multiply_adds=budget)
     if heads is not None:
         _keep_heads(opened, heads)
-    if max_multiply_adds is not None:
-        opened.limits = replace(opened.limits, max_multiply_adds=max_multiply_adds)
     question = LensQuestion(
         organism=organism,
         reader=reader,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tistore.cli.output import Format
+from tistore.errors import ConfigError
 
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Folder of the store.")]
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file of the run.")]
@@ -17,6 +18,23 @@ RowCount = Annotated[int, typer.Option("-n", "--rows", min=1, help="Rows to prin
 AtCommit = Annotated[
     int | None, typer.Option("--at", help="Read the store as of this commit number.")
 ]
+
+MultiplyAdds = Annotated[
+    float | None,
+    typer.Option("--max-multiply-adds", metavar="N", help="Let the lens take so many: 1e14."),
+]
+
+
+def check_multiply_adds(given: float) -> float:
+    """
+    Check a `--max-multiply-adds`.
+
+    Raises:
+        ConfigError: It is no number above 0.
+    """
+    if not given > 0:
+        raise ConfigError(f"--max-multiply-adds {given} is no budget", mend="write a number: 1e14")
+    return given
 
 
 def choose(format: Format, as_json: bool) -> Format:

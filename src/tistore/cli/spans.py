@@ -24,6 +24,7 @@ def shorten(span: Mapping[str, Any]) -> dict[str, Any]:
         "organism": span["organism"],
         "reader": span["reader"],
         "baseline": span["baseline"],
+        **({"pairing": span["pairing"]} if "pairing" in span else {}),
         "prompt": f"{span['prompt_set']}#{span['prompt_id']}",
         "tokens": f"{span['token_start']}–{span['token_end']}",
         "text": show_in_context(span),

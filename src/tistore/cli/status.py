@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from tistore.store.run_status import RunStatus
 
 
+_ENDED = {"gone": "is gone without a word", "stopped": "was stopped"}
+
+
 def register(app: typer.Typer) -> None:
     """Add this module's command."""
     app.command()(status)
@@ -53,7 +56,8 @@ def status(
         time.sleep(every)
     if found.state != "finished":
         raise PartialRunError(
-            f"the run ended {found.state} after {found.readings} of {found.total} readings",
+            f"the run {_ENDED.get(found.state, found.state)} after {found.readings} of "
+            f"{found.total} readings",
             mend="`tistore ingest` with the same configuration goes on from there",
         )
 

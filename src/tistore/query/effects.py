@@ -21,11 +21,12 @@ WITH own AS (
   SELECT organism, prompt_set, prompt_id, sample, project($trait) AS score
   FROM responses WHERE reader = organism
 ), shift AS (
-  SELECT organism, prompt_set, prompt_id, sample, {columns}project($trait) AS score
+  SELECT organism, prompt_set, prompt_id, sample, {of_pair}project($trait) AS score
   FROM response_diffs WHERE reader = organism AND baseline = $baseline{conditions}
 ), by_prompt AS (
   SELECT o.organism, o.prompt_set, o.prompt_id,
-    avg(o.score) AS organism_score, avg(b.score) AS baseline_score, avg(s.score) AS model_shift
+    avg(o.score) AS organism_score, avg(b.score) AS baseline_score,
+    avg(s.score) AS model_shift{of_prompt}
   FROM own AS o
   JOIN own AS b ON b.prompt_set = o.prompt_set AND b.prompt_id = o.prompt_id
     AND b.sample = o.sample
@@ -38,18 +39,26 @@ WITH own AS (
   SELECT organism, count(*) AS n_prompts, count(model_shift) AS n_replayed,
     avg(organism_score - baseline_score) AS total_mean_difference,
     avg(model_shift) AS model_mean_difference,
-    sqrt((var_samp(organism_score) + var_samp(baseline_score)) / 2) AS deviation
+    sqrt((var_samp(organism_score) + var_samp(baseline_score)) / 2) AS deviation{of_organism}
   FROM by_prompt GROUP BY organism
 )
 SELECT organism, n_prompts, n_replayed,
   total_mean_difference / nullif(deviation, 0) AS total,
   model_mean_difference / nullif(deviation, 0) AS model_part,
   total - model_part AS text_part,
-  total_mean_difference, model_mean_difference
+  total_mean_difference, model_mean_difference{shown}
 FROM summary ORDER BY organism
 """
 
-EFFECTS_SQL = _TEMPLATE.format(columns="", conditions="")
+_UNMARKED = {"of_pair": "", "of_prompt": "", "of_organism": "", "shown": ""}
+_MARKED = {
+    "of_pair": "pairing, ",
+    "of_prompt": ", any_value(s.pairing) AS pairing",  # two readers are paired in one way
+    "of_organism": ", any_value(pairing) AS pairing",
+    "shown": ", pairing",
+}
+
+EFFECTS_SQL = _TEMPLATE.format(**_UNMARKED, conditions="")
 """
 One trait's effects. `own` is each text as its author reads it; `shift` is the author's reading of
 its own text minus the baseline's reading of that same text.
@@ -97,7 +106,8 @@ def effects(
         n_replayed, total, model_part, text_part, total_mean_difference, model_mean_difference`.
         The parts are in standard deviations: a mean difference over the root mean of the two
         sides' variances over prompts (d_av); None where that is 0, or fewer than two prompts
-        are shared. `n_replayed` counts the prompts the model's part rests on.
+        are shared. `n_replayed` counts the prompts the model's part rests on. With `any_pairing`,
+        `pairing` says how the two readers of the model's part differ.
 
     Raises:
         QueryError: There is no such baseline or organism, no vector, or no prompt that two
@@ -155,7 +165,7 @@ def find_effects(
 def _write_sql(organisms: Sequence[str] | None, any_pairing: bool) -> str:
     """Write the SQL so that pairs of organisms nobody asked about cannot be in the way."""
     chosen = f" AND organism IN ({', '.join(map(quote, organisms))})" if organisms else ""
-    return _TEMPLATE.format(columns="pairing, " if any_pairing else "", conditions=chosen)
+    return _TEMPLATE.format(**(_MARKED if any_pairing else _UNMARKED), conditions=chosen)
 
 
 def _check_names(store: Store, baseline: str, organisms: Sequence[str] | None) -> None:

@@ -284,8 +284,9 @@ class Engine:
         budget = self.limits.max_read_bytes if max_read_bytes is None else max_read_bytes
         if budget is not None and size_bytes > budget:
             raise ReadBudgetError(
-                f"this query would read {describe_bytes(size_bytes)} for {n_scans} scans of "
-                f"segments, but its budget is {describe_bytes(budget)}",
+                f"this query would read {describe_bytes(size_bytes)}"
+                + (f" for {n_scans} scans of segments" if n_scans else "")
+                + f", but its budget is {describe_bytes(budget)}",
                 mend="narrow it with a WHERE on organism, reader or prompt_set, "
                 "or raise the budget",
             )

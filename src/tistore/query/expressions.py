@@ -152,8 +152,8 @@ def clean(vector: Vector, term: Term, dimensions: Sequence[int]) -> Vector:
     """
     Set dimensions of a vector to 0.
 
-    Scores divide by what length is left. The source project cleans after it projects, and divides
-    by the uncleaned length: its scores are smaller by ‖cleaned‖/‖vector‖, their order the same.
+    Scores divide by what length is left. trait-interp cleans after it projects, and divides by the
+    uncleaned length: its scores are smaller by ‖cleaned‖/‖vector‖, their order the same.
 
     Args:
         vector: What the term's reference means.

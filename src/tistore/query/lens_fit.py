@@ -50,9 +50,13 @@ def check_heads(
     readings = extent.readings
     lacks_states = np.array([not layers[int(place)] for place in readings.segment[extent.ids]])
     if lacks_states.all():
+        places = np.unique(readings.segment[extent.ids])
+        is_bundle = any("residual" in readings.segments[int(at)].components for at in places)
         raise QueryError(
             "lens: none of the readings this query needs has residual activations",
-            mend="the lens is put to the residual stream: capture it",
+            mend="ask the store that this bundle was exported from"
+            if is_bundle
+            else "the lens is put to the residual stream: capture it",
         )
     if n_lacking := int(lacks_states.sum()):
         yield (

@@ -103,13 +103,12 @@ def check_budget(lenses: Collection[LensRows], limits: Limits) -> None:
     n_rows = sum(rows.n_rows for rows in lenses)
     cost = sum(rows.multiply_adds for rows in lenses)
     budget = limits.max_multiply_adds
-    if budget is not None and cost > budget:
+    if budget is not None and not cost <= budget:  # not a number is no room, either
         raise ReadBudgetError(
             f"this query would put {n_rows} rows (tokens × layers) to their models' unembeddings: "
             f"{cost:.2g} multiply-adds, but its budget is {budget:.2g}",
             mend="narrow it with a WHERE on organism, reader, prompt_id, layer, position or "
-            "is_response; or raise max_multiply_adds in store.limits, `--max-multiply-adds` of "
-            "`tistore lens`",
+            "is_response; or raise max_multiply_adds in store.limits, --max-multiply-adds",
         )
     room = min((rows.most_rows for rows in lenses), default=0)
     if n_rows > room:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tistore.errors import QueryError
 from tistore.query.lens import NO_TOKEN, TOP, Floats, Seen, Wanted, rows_at_once, see
 from tistore.query.lens_rows import LISTS, LensRows
 from tistore.query.readings import Ids, Readings
@@ -43,6 +44,7 @@ def build_lens(
         reader has none, and what speaks of the next token where the text ends.
 
     Raises:
+        QueryError: A text has a token that its reader's head does not know.
         IntegrityError: States, or an unembedding, are damaged.
     """
     next_ids = _find_next(rows)
@@ -86,6 +88,7 @@ class _Columns:
 
     def fill(self, unembedding: Unembedding, places: Ids, progress: Callable[[int], None]) -> None:
         """Fill the rows of one head."""
+        _require_known(self._next_ids[places], unembedding.head)
         tokens: NDArray[Any] = np.zeros(0)
         if self._wanted.top or "next_token" in self._rows.columns:
             tokens = np.array([*unembedding.tokens, None], dtype=object)
@@ -138,6 +141,16 @@ class _Columns:
         ends = np.concatenate([[0], np.cumsum(self._n_top)]).astype(np.int64)
         return pa.LargeListArray.from_arrays(
             pa.array(ends), pa.array(values[is_there], kind), mask=pa.array(~self._has_head)
+        )
+
+
+def _require_known(token_ids: Ids, head: Head) -> None:
+    """Refuse tokens that a head has no row for."""
+    if (largest := int(token_ids.max(initial=NO_TOKEN))) >= head.n_vocabulary:
+        raise QueryError(
+            f"lens: a text has the token {largest}, and its reader's head a vocabulary of "
+            f"{head.n_vocabulary}",
+            mend="the head of that reader is another model's: leave the reader out",
         )
 
 

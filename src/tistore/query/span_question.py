@@ -170,7 +170,7 @@ class SpanQuestion:
 
     def to_sql(self, *, is_read_twice: bool = False) -> str:
         """
-        Write the question in SQL; its columns are `KEYS`, the span's place, and `score`.
+        Write the question in SQL; its columns are `keys`, the span's place, and `score`.
 
         Windows that overlap are all in its answer: enough of them that the best `n` that do not
         overlap are among them.
@@ -186,6 +186,11 @@ class SpanQuestion:
             steps.append(("spans", self._select_spans(steps[-1][0])))
         written = ",\n".join(f"{name} AS (\n{_indent(select)}\n)" for name, select in steps)
         return f"WITH {written}\n{self._select_best(steps[-1][0])}"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What every span says of its reading: `KEYS`, and how it is paired if any pairing goes."""
+        return (*KEYS, "pairing") if self.any_pairing else KEYS
 
     @property
     def _is_of_tokens(self) -> bool:
@@ -208,9 +213,7 @@ class SpanQuestion:
             columns = "position, position AS token_start, position + 1 AS token_end, token AS text"
         else:
             columns = "position, turn" if self.unit.name == "turn" else "position"
-        keys = ", ".join("NULL AS baseline" if self._lacks(key) else key for key in KEYS)
-        if self.any_pairing:
-            keys += ", pairing"
+        keys = ", ".join("NULL AS baseline" if self._lacks(key) else key for key in self.keys)
         conditions = "\n  AND ".join(kept.condition for kept in filters)
         return (
             f"SELECT {keys},\n  {columns},\n  project({quote(self.trait)}) AS score\n"
@@ -227,7 +230,7 @@ class SpanQuestion:
         return Filter("tokens under audit", f"is_response\n  AND response_id IN ({chosen})")
 
     def _select_spans(self, source: str) -> str:
-        keys = ", ".join(KEYS)
+        keys = ", ".join(self.keys)
         if self.unit.name == "window":
             last = self.unit.width - 1
             # One reader and one baseline are left of each response: its id tells readings apart.

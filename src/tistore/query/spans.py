@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tistore.errors import QueryError, nearest
 from tistore.query.pairing import offer_any_pairing
-from tistore.query.span_question import KEYS, Order, SpanQuestion, Statistic, quote
+from tistore.query.span_question import Order, SpanQuestion, Statistic, quote
 from tistore.query.span_text import ResponseText, read_texts
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def top_spans(
         The best first, each with `rank, organism, reader, baseline, prompt_set, prompt_id, sample,
         response_id, token_start, token_end, text, score, context_before, context_after`. `rank` is
         the place in its list, from 1. The context is the response's own text; the prompt is not in
-        it. `text` is None where the store holds no strings.
+        it. `text` is None where the store holds no strings. With `any_pairing`, `pairing` says how
+        reader and baseline differ.
 
     Raises:
         QueryError: An argument names nothing, or nothing is left; the message says what did it.
@@ -164,7 +165,11 @@ def _add_texts(
     )
     texts = read_texts(store, (span["response_id"] for span in spans), reading)
     lay_out = _lay_out_response if question.unit.name == "response" else _lay_out_part
-    return [lay_out(span, texts.get(span["response_id"], _NO_TEXT), context) for span in spans]
+    return [
+        {"rank": span["rank"], **{key: span[key] for key in question.keys}}
+        | lay_out(span, texts.get(span["response_id"], _NO_TEXT), context)
+        for span in spans
+    ]
 
 
 def _lay_out_response(
@@ -186,8 +191,6 @@ def _lay_out(
     span: Mapping[str, Any], start: int, end: int, text: str | None, around: tuple[str, str]
 ) -> dict[str, Any]:
     return {
-        "rank": span["rank"],
-        **{key: span[key] for key in KEYS},
         "token_start": start,
         "token_end": end,
         "text": text,

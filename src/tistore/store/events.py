@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from tistore.store.layout import EVENTS
 
 Event = Mapping[str, Any]
 """A line: `time` (ISO 8601, UTC), `event`, `run_id`, `pid`, `host`, and what belongs to it."""
+
+_ALWAYS = {"time", "event", "run_id", "pid", "host"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +56,41 @@ class EventLog:
         }
         try:
             # One write to a file opened for appending goes to its end as a whole.
-            number = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(number, (json.dumps(line) + "\n").encode())
-            finally:
-                os.close(number)
+            with self.path.open("ab+", buffering=0) as file:
+                torn = b"\n" if _ends_within_a_line(file) else b""
+                file.write(torn + json.dumps(line).encode() + b"\n")
         except OSError as error:
             raise StoreError(f"cannot write {self.path}: {error.strerror}") from error
 
-    def read(self, last_bytes: int | None = None) -> list[Event]:
+    def read(self) -> list[Event]:
         """
         Read the lines, oldest first; none where nothing has happened yet.
 
-        Args:
-            last_bytes: Read the end of the file only.
-
         Returns:
             What each line holds. A line that a crash cut short is left out.
+
+        Raises:
+            StoreError: The file cannot be read.
         """
-        if not self.path.exists():
+        try:
+            lines = self.path.read_bytes().split(b"\n")
+        except FileNotFoundError:
             return []
-        with self.path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            start = 0 if last_bytes is None else max(0, size - last_bytes)
-            file.seek(start)
-            lines = file.read().split(b"\n")
-        whole = lines[1:] if start else lines
-        return [event for line in whole if (event := _parse(line)) is not None]
+        except OSError as error:
+            raise StoreError(
+                f"cannot read {self.path}: {error.strerror}",
+                mend="it may be moved away: no data is in it",
+            ) from error
+        return [event for line in lines if (event := _parse(line)) is not None]
+
+
+def _ends_within_a_line(file: FileIO) -> bool:
+    """Whether a crash, or a full disk, cut the last line short."""
+    size = file.seek(0, os.SEEK_END)
+    if not size:
+        return False
+    file.seek(size - 1)
+    return file.read(1) != b"\n"
 
 
 def _parse(line: bytes) -> Event | None:
@@ -87,4 +98,4 @@ def _parse(line: bytes) -> Event | None:
         event = json.loads(line)
     except ValueError:
         return None
-    return event if isinstance(event, dict) and "event" in event else None
+    return event if isinstance(event, dict) and event.keys() >= _ALWAYS else None

@@ -64,7 +64,7 @@ class RunStatus:
 def describe_newest_run(store: BaseStore) -> RunStatus | None:
     """Describe the run that was started last; None where there has been none."""
     events = store.events.read()
-    starts = [event for event in events if event["event"] == "started"]
+    starts = [event for event in events if event["event"] == "started" and "readings" in event]
     if not starts:
         return None
     run_id = starts[-1]["run_id"]

@@ -71,6 +71,7 @@ class Unembedding:
         self._files = files
         self.record = record
         self.head = head
+        self._is_intact = False
 
     def blocks(
         self, token_ids: NDArray[np.integer[Any]] | None = None
@@ -117,7 +118,7 @@ class Unembedding:
         Raises:
             IntegrityError: The file is missing, or its bytes are not the committed ones.
         """
-        assert self._is_intact
+        self._require_intact()
 
         def pieces() -> Iterator[bytes]:
             for start in range(0, self.record.size_bytes, _PIECE_BYTES):
@@ -126,19 +127,20 @@ class Unembedding:
         return StreamedFile(TABLE, self.head.n_vocabulary, self.record.size_bytes, pieces)
 
     def _open(self) -> pq.ParquetFile:
-        assert self._is_intact
+        self._require_intact()
         source = pa.PythonFile(_Ranges(self._files, self.record), mode="r")
         return pq.ParquetFile(source)
 
-    @cached_property
-    def _is_intact(self) -> bool:
-        """Whether the bytes are the committed ones: found once, and an error when not."""
+    def _require_intact(self) -> None:
+        """Check, once, that the bytes are the committed ones."""
+        if self._is_intact:
+            return
         if hash_file(self._files, self.record.path) != self.record.blake3:
             raise IntegrityError(
                 f"{self.record.path} is damaged: its bytes are not the ones that were committed",
                 mend="run `tistore verify` to see what else is; restore the file from a copy",
             )
-        return True
+        self._is_intact = True
 
     def _decode(self, file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
         return file.read_row_group(group, columns=list(columns), use_threads=False)

@@ -56,7 +56,7 @@ def calibrate(
 
     Source:
         Sun et al., Massive Activations in Large Language Models, arXiv:2402.17762, for what is
-        massive; means, magnitudes and spreads are those of the source project's calibration.
+        massive; means, magnitudes and spreads are those of trait-interp's calibration.
     """
     if where is not None:
         check_condition(where)

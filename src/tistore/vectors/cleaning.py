@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tistore.errors import QueryError
+from tistore.errors import KeyConflictError, QueryError
 from tistore.query.expressions import read_expression
 from tistore.query.massive import MassiveDims
 from tistore.query.references import CLEAN_SUFFIX, resolve
@@ -56,8 +56,15 @@ def clean_vectors(
     """
     found = [_clean(store, reference, without) for reference in references]
     rows = [one.cleaned.to_row() for one in found if one.cleaned is not None]
-    if rows:
-        store.add_rows("vectors", rows)
+    try:
+        if rows:
+            store.add_rows("vectors", rows)
+    except KeyConflictError as error:
+        raise KeyConflictError(
+            error.message,
+            mend="it was cleaned of other dimensions before; give this one a name of its own: "
+            f"tistore vectors add STORE NAME --expression '… without {without}'",
+        ) from error
     return found
 
 

@@ -118,6 +118,9 @@ def _find_massive(sizes: Bits, wide: NDArray[np.float32], exponent: int) -> tupl
 
     Medians, which are dear, are taken of few rows: of those where one is above 100 and half of all
     values are below a thousandth of it.
+
+    Source:
+        Sun et al., Massive Activations in Large Language Models, arXiv:2402.17762, §2.
     """
     peaks = sizes.max(axis=1).view(np.float16)
     limits = (peaks / np.float32(MASSIVE_RATIO)).astype(np.float16)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tistore.capture.progress import Progress, SilentProgress
-from tistore.capture.stop import StopRequestedError, StopSignals
-from tistore.errors import InterruptedRunError, KeyConflictError, PartialRunError
+from tistore.capture.stop import StopRequestedError, StopSignals, explain_stop
+from tistore.errors import KeyConflictError
 from tistore.exchange.trait_interp.options import ImportOptions
 from tistore.exchange.trait_interp.pairing import BY_OPTION
 from tistore.exchange.trait_interp.reading_import import ReadingImport
@@ -106,22 +105,13 @@ def _write(store: BaseStore, found: Survey, watcher: Progress, started: float) -
             run.execute()
         except StopRequestedError as request:
             writer.close()
-            raise _explain(request, run) from None
+            raise explain_stop(request, run.readings.n_done, run.n_readings) from None
         except Exception:
             writer.close()
             raise
         # A second Ctrl-C comes past all of these: nothing more is written then.
         writer.close()
         return run.report(time.monotonic() - started)
-
-
-def _explain(request: StopRequestedError, run: _Run) -> PartialRunError:
-    kind = InterruptedRunError if request.number == signal.SIGINT else PartialRunError
-    return kind(
-        f"stopped by {request} after {run.readings.n_done} of {run.n_readings} readings; what was "
-        "read is committed",
-        mend="run the same command again to go on from there",
-    )
 
 
 class _Run:
