@@ -31,13 +31,14 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import tistore
-from tistore.capture import load, run
+from tistore.capture import run
 from tistore.capture.config import parse_config
-from tistore.capture.hooks import record
-from tistore.capture.load import LoadedBase
-from tistore.capture.memory import keep_freed_memory
+from tistore.capture.demo.tiny import build_tiny_organisms
+from tistore.capture.models import load
+from tistore.capture.models.load import LoadedBase
+from tistore.capture.reading.hooks import record
+from tistore.capture.reading.memory import keep_freed_memory
 from tistore.capture.run import ingest
-from tistore.capture.tiny import build_tiny_organisms
 from tistore.schemas.generation import Generation
 from tistore.schemas.prompt import Prompt
 from tistore.schemas.response import ResponseSlot

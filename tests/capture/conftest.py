@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from tistore.capture.config import RunConfig, parse_config
-from tistore.capture.load import LoadedBase, load_base
+from tistore.capture.models.load import LoadedBase, load_base
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>", "<unk>"]
 TEMPLATE = (

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 import tistore
-from tistore.capture import plan as planning
+from tistore.capture.planning import plan as planning
 from tistore.cli.main import app
 from tistore.errors import (
     ConfigError,

@@ -20,7 +20,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from tistore.capture.decode import decode_tokens, spell
+from tistore.capture.texts.decode import decode_tokens, spell
 
 EOS = 2
 PIECES = st.sampled_from(

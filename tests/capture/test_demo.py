@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import tistore
-from tistore.capture.demo import SPANS, SPANS_SQL, effect_table, judge
+from tistore.capture.demo.demo import SPANS, SPANS_SQL, effect_table, judge
 from tistore.datasets import tiny
 from tistore.query.spans import top_spans
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tistore.capture import executor, filing
-from tistore.capture.progress import SilentProgress
 from tistore.capture.run import ingest
-from tistore.capture.stop import StopRequestedError
+from tistore.capture.running import executor, filing
+from tistore.capture.running.progress import SilentProgress
+from tistore.capture.running.stop import StopRequestedError
 from tistore.errors import NoRoomError
 from tistore.store.base import BaseStore
 

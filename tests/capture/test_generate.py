@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tistore.capture.config import GenerationConfig
-from tistore.capture.endings import Endings, measure_answer
-from tistore.capture.generate import Draft, generate
-from tistore.capture.sampling import draw_tokens, seed_response
+from tistore.capture.reading.generate import Draft, generate
+from tistore.capture.reading.sampling import draw_tokens, seed_response
+from tistore.capture.texts.endings import Endings, measure_answer
 from tistore.errors import ConfigError, NoRoomError
 from tistore.schemas.response import ResponseSlot
 

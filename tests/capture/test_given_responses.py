@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from tistore.capture import run
-from tistore.capture.answered import encode_answers
 from tistore.capture.config import parse_config
-from tistore.capture.plan import plan
+from tistore.capture.planning.plan import plan
 from tistore.capture.run import ingest
+from tistore.capture.texts.answered import encode_answers
 from tistore.capture.tokenize import encode_conversation
 from tistore.errors import CaptureError, ConfigError, KeyConflictError, PartialRunError
 from tistore.schemas.generation import Generation

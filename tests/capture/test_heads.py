@@ -12,10 +12,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import tistore
-from tistore.capture import heads
-from tistore.capture.heads import HeadKeeper, read_head
-from tistore.capture.hooks import record
-from tistore.capture.vocabulary import spell_vocabulary
+from tistore.capture.reading import heads
+from tistore.capture.reading.heads import HeadKeeper, read_head
+from tistore.capture.reading.hooks import record
+from tistore.capture.texts.vocabulary import spell_vocabulary
 from tistore.errors import HeadError
 from tistore.schemas.site import Site
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from tistore.capture.hooks import record
+from tistore.capture.reading.hooks import record
 from tistore.errors import SiteNotFoundError, SiteNotReachedError
 from tistore.schemas.site import Site
 

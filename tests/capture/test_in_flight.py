@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 
 from tistore.capture.config import GenerationConfig
-from tistore.capture.in_flight import (
+from tistore.capture.models.machine import find_memory
+from tistore.capture.reading.in_flight import (
     MOST_ON_DEVICE,
     bound_tokens,
     count_tokens_in_flight,
     cut_batches,
     measure_token,
 )
-from tistore.capture.machine import find_memory
 from tistore.schemas.response import CaptureSettings
 
 SETTINGS = CaptureSettings((0, 1), ("residual",), "response")

@@ -14,10 +14,10 @@ from transformers import AttentionInterface, PreTrainedModel
 
 import tistore
 from tistore.capture.families import FAMILIES, find_blocks, find_module
-from tistore.capture.hooks import record
-from tistore.capture.prefill import TokenSequence, prefill
-from tistore.capture.taps import trim_keys
-from tistore.capture.widths import component_widths, count_keys
+from tistore.capture.reading.hooks import record
+from tistore.capture.reading.prefill import TokenSequence, prefill
+from tistore.capture.reading.taps import trim_keys
+from tistore.capture.reading.widths import component_widths, count_keys
 from tistore.errors import ConfigError, SiteNotFoundError
 from tistore.schemas.response import CaptureSettings
 from tistore.schemas.site import COMPONENTS, Component, Site

@@ -10,9 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 import tistore
-from tistore.capture.hooks import record
-from tistore.capture.later_heads import keep_heads
-from tistore.capture.load import load_base
+from tistore.capture.models.load import load_base
+from tistore.capture.reading.hooks import record
+from tistore.capture.reading.later_heads import keep_heads
 from tistore.cli.main import app
 from tistore.errors import KeyConflictError, NotStoredError, QueryError
 from tistore.schemas.site import Site
@@ -70,7 +70,7 @@ def test_a_store_of_other_models_is_refused_before_anything_is_loaded(
     store = tistore.create(tmp_path / "s")
     write_states(store, loaded, ["instruct"], name="someone")
     monkeypatch.setattr(
-        "tistore.capture.later_heads.load_base", lambda *_: pytest.fail("it was loaded")
+        "tistore.capture.reading.later_heads.load_base", lambda *_: pytest.fail("it was loaded")
     )
 
     with pytest.raises(NotStoredError, match="none of the run's models has read anything"):

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 import tistore
-from tistore.capture.heads import HeadKeeper
-from tistore.capture.hooks import record
+from tistore.capture.reading.heads import HeadKeeper
+from tistore.capture.reading.hooks import record
 from tistore.schemas.site import Site
 
 IDS = [1, 5, 9, 30, 12, 77, 3, 200, 41, 8]

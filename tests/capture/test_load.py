@@ -11,8 +11,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from tistore.capture.fingerprint import hash_adapter, hash_tokenizer
-from tistore.capture.load import load_base
+from tistore.capture.models.fingerprint import hash_adapter, hash_tokenizer
+from tistore.capture.models.load import load_base
 from tistore.errors import ModelLoadError
 
 IDS = torch.tensor([[1, 5, 9, 30, 12, 77]])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tistore.capture import logprobs
-from tistore.capture.prefill import TokenSequence, prefill
+from tistore.capture.reading import logprobs
+from tistore.capture.reading.prefill import TokenSequence, prefill
 from tistore.schemas.response import CaptureSettings
 
 SEQUENCES = [

@@ -11,8 +11,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tistore.capture import executor, filing
 from tistore.capture.run import ingest
+from tistore.capture.running import executor, filing
 from tistore.cli.main import app
 from tistore.errors import HeadError, ParityError, PartialRunError, StoreError
 from tistore.query.store import Store

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import tistore
-from tistore.capture import noise
-from tistore.capture.noise import read_again
+from tistore.capture.proof import noise
+from tistore.capture.proof.noise import read_again
 from tistore.capture.run import ingest
 from tistore.cli.main import app
 from tistore.errors import KeyConflictError, NotStoredError, ParityError, PartialRunError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tistore.capture.prefill import TokenSequence, prefill, start_prefill
+from tistore.capture.reading.prefill import TokenSequence, prefill, start_prefill
 from tistore.capture.run import ingest
 from tistore.schemas.response import CaptureSettings
 from tistore.store.base import BaseStore

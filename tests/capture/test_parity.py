@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tistore.capture.parity import (
+from tistore.capture.proof.parity import (
     TOLERANCES,
     Tolerance,
     check_parity,
@@ -19,7 +19,7 @@ from tistore.capture.parity import (
     pick_canary,
     run_canary,
 )
-from tistore.capture.prefill import BatchUnderway, Prefill, TokenSequence, prefill
+from tistore.capture.reading.prefill import BatchUnderway, Prefill, TokenSequence, prefill
 from tistore.capture.run import ingest
 from tistore.errors import ParityError
 from tistore.schemas.model import Model

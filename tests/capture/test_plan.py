@@ -22,16 +22,16 @@ from typer.testing import CliRunner
 
 import tistore
 from example_readings import make_reading
-from tistore.capture import footprint as footprints
-from tistore.capture import timing as timings
-from tistore.capture.architecture import build_skeleton
-from tistore.capture.footprint import measure_weights
-from tistore.capture.in_flight import measure_token
-from tistore.capture.machine import Memory, find_memory, measure_host
-from tistore.capture.plan import check_plan, check_room, plan
-from tistore.capture.plan_report import describe_plan, show_plan
-from tistore.capture.preflight import check_run
-from tistore.capture.timing import Range, find_timing, probe_run, recall_timing
+from tistore.capture.models.architecture import build_skeleton
+from tistore.capture.models.machine import Memory, find_memory, measure_host
+from tistore.capture.planning import footprint as footprints
+from tistore.capture.planning import timing as timings
+from tistore.capture.planning.footprint import measure_weights
+from tistore.capture.planning.plan import check_plan, check_room, plan
+from tistore.capture.planning.plan_report import describe_plan, show_plan
+from tistore.capture.planning.preflight import check_run
+from tistore.capture.planning.timing import Range, find_timing, probe_run, recall_timing
+from tistore.capture.reading.in_flight import measure_token
 from tistore.cli.main import app
 from tistore.errors import (
     ConfigError,

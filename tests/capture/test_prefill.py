@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from tistore.capture.prefill import TokenSequence, prefill
+from tistore.capture.reading.prefill import TokenSequence, prefill
 from tistore.schemas.response import CaptureSettings
 
 SEQUENCES = [

@@ -18,16 +18,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 from typer.testing import CliRunner
 
-from tistore.capture import adapter_files
-from tistore.capture import load as loading
 from tistore.capture.config import RunConfig
-from tistore.capture.generate import Draft, generate
-from tistore.capture.load import load_base
-from tistore.capture.prefill import TokenSequence, prefill
-from tistore.capture.preflight import check_run
-from tistore.capture.text_checks import check_context
+from tistore.capture.models import adapter_files
+from tistore.capture.models import load as loading
+from tistore.capture.models.load import load_base
+from tistore.capture.planning.preflight import check_run
+from tistore.capture.reading.generate import Draft, generate
+from tistore.capture.reading.prefill import TokenSequence, prefill
+from tistore.capture.running.workload import Question
+from tistore.capture.texts.text_checks import check_context
 from tistore.capture.tokenize import EncodedPrompt
-from tistore.capture.workload import Question
 from tistore.cli.main import app
 from tistore.errors import (
     CaptureError,
@@ -343,7 +343,7 @@ def test_an_adapter_that_adds_tokens_is_refused(configure, copy_adapter):
 @pytest.fixture
 def hub_base(configure, workplace, monkeypatch) -> Callable[..., RunConfig]:
     """A run on `owner/base` of a hub, whose files are here all the same."""
-    from tistore.capture import architecture
+    from tistore.capture.models import architecture
 
     there = str(workplace / "base")
     for kind in (architecture.AutoConfig, architecture.AutoTokenizer):

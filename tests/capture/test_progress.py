@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 
-from tistore.capture import progress
-from tistore.capture.progress import LineProgress, Tally, show_progress
+from tistore.capture.running import progress
+from tistore.capture.running.progress import LineProgress, Tally, show_progress
 
 
 def test_lines_come_at_once_then_at_most_every_ten_seconds(monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from tistore.capture.load import LoadedBase, load_base
+from tistore.capture.models.load import LoadedBase, load_base
 from tistore.errors import ModelLoadError
 
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 4}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tistore.capture.rounding import round_states
+from tistore.capture.running.rounding import round_states
 from tistore.errors import NonFiniteError
 from tistore.store.half import to_half
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from tistore.capture import executor, run
-from tistore.capture.agenda import Agenda
-from tistore.capture.preflight import check_run
+from tistore.capture import run
+from tistore.capture.planning.preflight import check_run
 from tistore.capture.run import ingest
+from tistore.capture.running import executor
+from tistore.capture.running.agenda import Agenda
 from tistore.errors import (
     InterruptedRunError,
     KeyConflictError,

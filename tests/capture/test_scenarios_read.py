@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tistore
-from tistore.capture.load import load_base
+from tistore.capture.models.load import load_base
 from tistore.capture.scenarios import read_scenarios
 from tistore.datasets.scenarios import Scenario, TraitScenarios
 from tistore.errors import KeyConflictError, NotStoredError

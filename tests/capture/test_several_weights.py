@@ -11,8 +11,8 @@ import pytest
 
 from tistore.capture import run
 from tistore.capture.config import parse_config
-from tistore.capture.passes import Pass, Stage, list_passes
 from tistore.capture.run import ingest
+from tistore.capture.running.passes import Pass, Stage, list_passes
 from tistore.errors import ConfigError
 from tistore.store.base import BaseStore
 

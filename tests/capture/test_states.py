@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tistore.capture.states import States
+from tistore.capture.reading.states import States
 from tistore.schemas.response import CaptureSettings
 from tistore.schemas.site import Site
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tistore.capture.stop import STOP_SIGNALS, StopRequestedError, StopSignals
+from tistore.capture.running.stop import STOP_SIGNALS, StopRequestedError, StopSignals
 
 
 def test_the_first_signal_waits_for_the_next_check():

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
-from tistore.capture.answered import encode_answers
-from tistore.capture.stretches import assign_answer_roles
+from tistore.capture.texts.answered import encode_answers
+from tistore.capture.texts.stretches import assign_answer_roles
 from tistore.capture.tokenize import Style, encode_conversation, encode_prompt
 from tistore.errors import CaptureError
 from tistore.schemas.prompt import Prompt

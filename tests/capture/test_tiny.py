@@ -9,8 +9,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tistore.capture import tiny as recipe_module
-from tistore.capture.tiny import Recipe, Training, build_tiny_organisms, hash_recipe
+from tistore.capture.demo import tiny as recipe_module
+from tistore.capture.demo.tiny import Recipe, Training, build_tiny_organisms, hash_recipe
 from tistore.datasets import tiny
 
 SHORT = Training(conversations=60, batch_tokens=256, steps=2, peak_rate=1e-3)

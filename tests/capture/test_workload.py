@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tistore.capture.config import parse_config
-from tistore.capture.workload import encode_questions, read_selections
+from tistore.capture.running.workload import encode_questions, read_selections
 from tistore.errors import CaptureError, ConfigError
 
 PROMPTS = [

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tistore.capture.write_queue import WriteQueue
+from tistore.capture.running.write_queue import WriteQueue
 
 
 class Disk:
@@ -137,7 +137,7 @@ def test_what_is_abandoned_is_not_stored():
 
 
 def test_somebody_looks_after_what_waits_when_nothing_comes(monkeypatch):
-    monkeypatch.setattr("tistore.capture.write_queue.IDLE_SECONDS", 0.001)
+    monkeypatch.setattr("tistore.capture.running.write_queue.IDLE_SECONDS", 0.001)
     looked = threading.Event()
     queue = WriteQueue(10, idle=looked.set)
 

@@ -5,24 +5,28 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from tistore.capture.agenda import Agenda
 from tistore.capture.config import RunConfig
-from tistore.capture.conflicts import refuse_changes, refuse_other_prompts, refuse_other_tokens
-from tistore.capture.executor import Executor, Surroundings, find_missing, must_write
-from tistore.capture.filing import Filing
-from tistore.capture.given import read_given
-from tistore.capture.journal import Journal, describe_tally
-from tistore.capture.load import load_base
-from tistore.capture.machine import check_device, measure_free
-from tistore.capture.memory import release_memory
-from tistore.capture.pairs import refuse_mixed_pairs
-from tistore.capture.passes import Pass, list_passes
-from tistore.capture.plan import check_room, plan
-from tistore.capture.preflight import check_run
-from tistore.capture.progress import Progress, SilentProgress
-from tistore.capture.provenance import describe_run
-from tistore.capture.report import RunCounter, RunReport
-from tistore.capture.stop import StopError, StopSignals, explain_stop
+from tistore.capture.models.load import load_base
+from tistore.capture.models.machine import check_device, measure_free
+from tistore.capture.planning.conflicts import (
+    refuse_changes,
+    refuse_other_prompts,
+    refuse_other_tokens,
+)
+from tistore.capture.planning.pairs import refuse_mixed_pairs
+from tistore.capture.planning.plan import check_room, plan
+from tistore.capture.planning.preflight import check_run
+from tistore.capture.reading.memory import release_memory
+from tistore.capture.running.agenda import Agenda
+from tistore.capture.running.executor import Executor, Surroundings, find_missing, must_write
+from tistore.capture.running.filing import Filing
+from tistore.capture.running.journal import Journal, describe_tally
+from tistore.capture.running.passes import Pass, list_passes
+from tistore.capture.running.progress import Progress, SilentProgress
+from tistore.capture.running.provenance import describe_run
+from tistore.capture.running.report import RunCounter, RunReport
+from tistore.capture.running.stop import StopError, StopSignals, explain_stop
+from tistore.capture.texts.given import read_given
 from tistore.store.base import BaseStore
 from tistore.store.writer import Writer
 

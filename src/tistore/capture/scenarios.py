@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tistore.capture.config import RunConfig
-from tistore.capture.decode import decode_tokens
-from tistore.capture.generate import choose_padding
-from tistore.capture.in_flight import count_tokens_in_flight, cut_batches
-from tistore.capture.load import LoadedBase, load_architecture, load_base
-from tistore.capture.memory import work_in_parts
-from tistore.capture.prefill import Prefill, TokenSequence, prefill
-from tistore.capture.settings import resolve_settings
+from tistore.capture.models.load import LoadedBase, load_architecture, load_base
+from tistore.capture.planning.settings import resolve_settings
+from tistore.capture.reading.generate import choose_padding
+from tistore.capture.reading.in_flight import count_tokens_in_flight, cut_batches
+from tistore.capture.reading.memory import work_in_parts
+from tistore.capture.reading.prefill import Prefill, TokenSequence, prefill
+from tistore.capture.texts.decode import decode_tokens
 from tistore.capture.tokenize import encode_conversation, encode_text
 from tistore.datasets.scenarios import Scenario, TraitScenarios
 from tistore.errors import DatasetError

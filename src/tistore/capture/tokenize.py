@@ -10,7 +10,7 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from tistore.capture.roles import (
+from tistore.capture.texts.roles import (
     TEMPLATE_FAILURES,
     Piece,
     Render,
@@ -18,7 +18,7 @@ from tistore.capture.roles import (
     assign_roles,
     rebuild,
 )
-from tistore.capture.stretches import find_marks, find_opened
+from tistore.capture.texts.stretches import find_marks, find_opened
 from tistore.errors import CaptureError
 from tistore.schemas.prompt import ASSISTANT, Message, Prompt
 from tistore.schemas.role import ANSWER_ROLES, TEMPLATE_ROLE, UNKNOWN_ROLE

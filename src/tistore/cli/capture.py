@@ -40,11 +40,11 @@ def plan(
 
     silence_libraries()
     from tistore.capture.config import read_config
-    from tistore.capture.plan import check_plan
-    from tistore.capture.plan import plan as plan_run
-    from tistore.capture.plan_report import describe_plan, show_plan
-    from tistore.capture.preflight import check_run
-    from tistore.capture.timing import find_timing, probe_run
+    from tistore.capture.planning.plan import check_plan
+    from tistore.capture.planning.plan import plan as plan_run
+    from tistore.capture.planning.plan_report import describe_plan, show_plan
+    from tistore.capture.planning.preflight import check_run
+    from tistore.capture.planning.timing import find_timing, probe_run
 
     run = read_config(config)
     checked = check_run(run)
@@ -71,12 +71,12 @@ def ingest(
 
     silence_libraries()
     from tistore.capture.config import read_config
-    from tistore.capture.machine import check_device
-    from tistore.capture.memory import keep_freed_memory
-    from tistore.capture.plan import check_room
-    from tistore.capture.plan import plan as plan_run
-    from tistore.capture.progress import show_progress
+    from tistore.capture.models.machine import check_device
+    from tistore.capture.planning.plan import check_room
+    from tistore.capture.planning.plan import plan as plan_run
+    from tistore.capture.reading.memory import keep_freed_memory
     from tistore.capture.run import ingest as ingest_run
+    from tistore.capture.running.progress import show_progress
 
     keep_freed_memory()
     run = read_config(config)

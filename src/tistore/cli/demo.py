@@ -13,7 +13,7 @@ from tistore.cli.output import Format, print_rows, say
 from tistore.cli.spans import show_in_context
 
 if TYPE_CHECKING:
-    from tistore.capture.demo import Demo
+    from tistore.capture.demo.demo import Demo
 
 
 def register(app: typer.Typer) -> None:
@@ -33,8 +33,8 @@ def demo(
     from tistore.capture.quiet import silence_libraries
 
     silence_libraries()
-    from tistore.capture.demo import run_demo
-    from tistore.capture.progress import show_progress
+    from tistore.capture.demo.demo import run_demo
+    from tistore.capture.running.progress import show_progress
 
     shown = run_demo(path, seed=seed, say=say, progress=show_progress())
     verdicts = [asdict(verdict) for verdict in shown.verdicts]
@@ -44,7 +44,7 @@ def demo(
 
 
 def _print_report(shown: Demo, verdicts: list[dict[str, Any]]) -> None:
-    from tistore.capture.demo import SPANS_SQL, effect_table
+    from tistore.capture.demo.demo import SPANS_SQL, effect_table
     from tistore.query.effects import EFFECTS_SQL
 
     _print_capture(shown)

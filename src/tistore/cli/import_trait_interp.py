@@ -64,7 +64,7 @@ def trait_interp(
     as_json: JsonOption = False,
 ) -> None:
     """Import an experiment of trait-interp; the store is made if there is none."""
-    from tistore.capture.progress import show_progress
+    from tistore.capture.running.progress import show_progress
     from tistore.exchange.trait_interp.options import ImportOptions
     from tistore.exchange.trait_interp.run import import_experiment
 

@@ -83,7 +83,7 @@ def _keep_heads(store: Store, config: Path) -> None:
 
     silence_libraries()
     from tistore.capture.config import read_config
-    from tistore.capture.later_heads import keep_heads
+    from tistore.capture.reading.later_heads import keep_heads
 
     for name, head_hash in keep_heads(store, read_config(config)).items():
         say(f"kept the head of {name}: {head_hash}")

@@ -33,8 +33,8 @@ def noise(
 
     silence_libraries()
     from tistore.capture.config import read_config
-    from tistore.capture.noise import read_again
-    from tistore.capture.progress import show_progress
+    from tistore.capture.proof.noise import read_again
+    from tistore.capture.running.progress import show_progress
     from tistore.query.noise import noise_floor
 
     run = read_config(config)

@@ -11,7 +11,7 @@ from tistore.datasets.clauses import Offset
 from tistore.errors import ConfigError, InvalidRecordError
 
 if TYPE_CHECKING:
-    from tistore.capture.tokenizer_files import Tokenizer
+    from tistore.capture.texts.tokenizer_files import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class TokenStrings:
         """
         try:
             # Only here: everything else of an import works without transformers.
-            from tistore.capture.tokenizer_files import open_tokenizer
+            from tistore.capture.texts.tokenizer_files import open_tokenizer
         except ModuleNotFoundError as error:
             raise ConfigError(
                 f"a tokenizer needs {error.name}, which is not installed",
@@ -81,7 +81,7 @@ class TokenStrings:
         Raises:
             InvalidRecordError: The tokenizer has no such id: it is not the one that wrote them.
         """
-        from tistore.capture.decode import decode_tokens
+        from tistore.capture.texts.decode import decode_tokens
 
         ids = [int(token_id) for token_id in token_ids]
         self._require_known(ids)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from tistore.capture.progress import Progress, Tally
+from tistore.capture.running.progress import Progress, Tally
 from tistore.datasets.trait_interp.files import ResponseFile
 from tistore.datasets.trait_interp.responses import Response
 from tistore.errors import NoRoomError, TistoreError

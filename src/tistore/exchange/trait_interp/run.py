@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tistore.capture.progress import Progress, SilentProgress
-from tistore.capture.stop import StopRequestedError, StopSignals, explain_stop
+from tistore.capture.running.progress import Progress, SilentProgress
+from tistore.capture.running.stop import StopRequestedError, StopSignals, explain_stop
 from tistore.errors import KeyConflictError
 from tistore.exchange.trait_interp.options import ImportOptions
 from tistore.exchange.trait_interp.pairing import BY_OPTION

@@ -1,0 +1,1 @@
+"""Tiny organisms made on the spot, and what they show."""

@@ -1,0 +1,1 @@
+"""Loading models and adapters, and what tells one from another."""

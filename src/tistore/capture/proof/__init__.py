@@ -1,0 +1,1 @@
+"""Reading again, to show that rows are what they claim to be."""

@@ -1,0 +1,1 @@
+"""What comes out of a model: states, log probabilities, heads, responses."""
