@@ -462,8 +462,8 @@ class Writer:
         if free is not None and free < need:
             raise NoRoomError(
                 f"this commit needs {need / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free",
-                mend="free some space, then commit again, or give the same command again; everything "
-                "committed is intact",
+                mend="free some space, then commit again, or give the same command again; "
+                "everything committed is intact",
             )
 
     def _require_open(self) -> None:
