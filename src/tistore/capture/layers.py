@@ -65,7 +65,8 @@ def check_layers(layers: Sequence[int], layer_count: int) -> None:
     for layer in layers:
         if not 0 <= layer < layer_count:
             raise SiteNotFoundError(
-                f"no layer {layer} in this model; it has layers 0 to {layer_count - 1}"
+                f"no layer {layer} in this model; it has layers 0 to {layer_count - 1}",
+                mend='choose among these, or write them as percentages: "30%-60%"',
             )
 
 
