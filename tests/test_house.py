@@ -15,8 +15,8 @@ PACKAGE = PROJECT / "src" / "tistore"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    "version", "errors", "schemas", "datasets", "store", "query", "vectors", "capture", "exchange",
-    "cli",
+    "version", "errors", "schemas", "datasets", "store", "query", "vectors", "audit", "capture",
+    "exchange", "cli",
 ]  # fmt: skip
 USERS_OF_TORCH = {PACKAGE / "query" / "product.py", PACKAGE / "exchange" / "torch_data.py"}
 SLOW_TO_LOAD = {"numpy", "duckdb", "pyarrow", "polars", "pandas", "tensorstore", "sqlglot", "scipy"}

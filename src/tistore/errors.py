@@ -16,6 +16,9 @@ Every error tistore raises on purpose, cut by what a caller would do about it.
     │   ├── NonFiniteError                     the model produced NaN or infinity
     │   └── KeyConflictError                   the key is committed with other content
     ├── NotStoredError                         no such reading, layer or component here
+    ├── FitError                               give the method other rows, or take another method
+    ├── JudgeError                             mend the address, key or model of the judge
+    ├── ChoiceError                            name the vector, or add what tells which is best
     ├── QueryError
     │   ├── SqlError                           mend the SQL
     │   ├── UnknownVectorError                 add or extract the vector, or mend its name
@@ -120,6 +123,18 @@ class KeyConflictError(InvalidRecordError):
 
 class NotStoredError(TistoreError):
     """The store holds no such reading, layer or component."""
+
+
+class FitError(TistoreError):
+    """The rows give no direction by that method."""
+
+
+class JudgeError(TistoreError):
+    """A judge's endpoint refuses what it is asked, or does not answer."""
+
+
+class ChoiceError(TistoreError):
+    """Nothing tells which of a trait's vectors is the best."""
 
 
 class QueryError(TistoreError):

@@ -14,10 +14,17 @@ from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 import tistore
-from tistore.cli.ask import Statistic
+from tistore.audit.log import read_analyses
+from tistore.audit.spans.choice import SpanChoice
+from tistore.audit.spans.cofiring import find_cofiring
+from tistore.audit.spans.oddness import find_odd_prompts
+from tistore.audit.spans.search import find_top
 from tistore.cli.main import app
-from tistore.query.span_question import STATISTICS
+from tistore.cli.top import Statistic, split_traits
+from tistore.errors import TistoreError
+from tistore.query.span_question import STATISTICS, SpanQuestion
 from tistore.query.spans import top_spans
+from tistore.schemas.prompt import Prompt
 
 HOSTILE = ["`rm` *all* ", "<b>now</b> ", "| a | b |\n", "# _end_ ", "[x](y)", " $1$ ~~z~~ &amp;"]
 
@@ -97,7 +104,7 @@ def test_the_report_has_a_list_for_each_organism(store):
 
 @pytest.mark.parametrize("format", ["json", "jsonl", "csv", "parquet"])
 def test_every_format_for_programs_has_every_key_and_the_whole_text(store, format):
-    wanted = top_spans(store, "warm_words", by="turn", per_organism=True, n=1)
+    wanted = find_top(store, SpanQuestion("warm_words", by="turn", per_organism=True, n=1)).rows
 
     printed = top(store, "--by", "turn", "--per-organism", "-n", 1, "--format", format)
 
@@ -126,24 +133,170 @@ def test_the_table_has_a_line_for_each_span_and_the_talk_goes_to_stderr(store):
 
 
 @pytest.mark.parametrize(
-    ("options", "arguments"),
+    ("options", "question", "arguments"),
     [
-        (["--absolute"], {"order": "absolute"}),
-        (["--lowest"], {"order": "lowest"}),
-        (["--by", "response", "--rank-by", "top3"], {"by": "response", "rank_by": "top3"}),
-        (["--by", "token", "--context", 1], {"by": "token", "context": 1}),
-        (["--by", "turn", "--where", "turn = 1"], {"by": "turn", "where": "turn = 1"}),
+        (["--absolute"], {"order": "absolute"}, {}),
+        (["--lowest"], {"order": "lowest"}, {}),
+        (["--by", "response", "--rank-by", "top3"], {"by": "response", "rank_by": "top3"}, {}),
+        (["--by", "token", "--context", 1], {"by": "token"}, {"context": 1}),
+        (["--by", "turn", "--where", "turn = 1"], {"by": "turn", "where": "turn = 1"}, {}),
         (
             ["--organism", "flattery", "--reader", "base"],
             {"organism": "flattery", "reader": "base"},
+            {},
         ),
+        (["--both", "--dedupe"], {}, {"choice": SpanChoice(both=True, dedupe=True)}),
+        (
+            ["--quantiles", "--seed", 5, "--by", "token", "-n", 2],
+            {"by": "token", "n": 2},
+            {"choice": SpanChoice(quantiles=True, seed=5)},
+        ),
+        (["--prose", "--per-prompt", 1], {}, {"choice": SpanChoice(prose=True, per_prompt=1)}),
     ],
 )
-def test_options_are_the_functions_arguments(store, options, arguments):
+def test_options_are_the_functions_arguments(store, options, question, arguments):
     rows = json.loads(top(store, *options, "--json").stdout)
 
-    assert rows == top_spans(store, "warm_words", **arguments)
+    assert rows == find_top(store, SpanQuestion("warm_words", **question), **arguments).rows
 
 
 def test_the_statistics_offered_are_those_there_are():
     assert tuple(Statistic) == STATISTICS
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """Three organisms of enough tokens for everything, two traits, and a log."""
+    rng = np.random.default_rng(5)
+    made = tistore.create(tmp_path_factory.mktemp("long") / "s.tistore")
+    words = ["so ", "warm, ", "*it* ", "is. ", "# Now\n", "<bos>", "go; ", "on "]
+    with made.writer() as writer:
+        for organism in ("flattery", "hedge", "film", "instruct"):
+            for prompt in range(12):
+                tokens = [str(word) for word in rng.choice(words, 40)]
+                values = rng.standard_normal((40, 1, 2))
+                values[rng.integers(0, 40)] += 5
+                writer.add(
+                    organism=organism, reader=organism, prompt_set="audit/x",
+                    prompt_id=str(prompt), token_ids=list(range(40)), prompt_length=0,
+                    tokens=tokens, layers=[1], activations={"residual": values},
+                    prompt=Prompt("audit/x", str(prompt), f"What of <{prompt}>?"),
+                )  # fmt: skip
+    made.add_vector("tone/warm_words", np.array([1.0, 0.0]), layer=1)
+    made.add_vector("tone/wary", np.array([0.0, 1.0]), layer=1)
+    return made
+
+
+def test_a_table_has_score_and_z_and_what_was_asked_for(long):
+    plain = top(long, "-n", 2).stdout
+    rich = top(
+        long, "-n", 2, "--both", "--dedupe", "--with-answer", "--standardise", "--quantiles"
+    ).stdout
+
+    assert {"score", "z"} <= set(plain.split())
+    assert not {"band", "alike", "answer"} & set(plain.split())
+    assert {"score", "z", "band", "alike", "answer"} <= set(rich.split())
+    assert re.findall(r"^ (top|bottom|middle|random) ", rich, re.M) == [
+        band for band in ("top", "bottom", "middle", "random") for _ in range(2)
+    ]
+
+
+def test_the_report_has_a_part_for_each_band_and_says_what_was_kept(long):
+    report = top(
+        long, "--both", "--quantiles", "--standardise", "--prose", "--dedupe", "--per-prompt", 1,
+        "--with-answer", "-n", 2, "--format", "md",
+    ).stdout  # fmt: skip
+
+    assert re.findall(r"^### (.*)$", report, re.M) == [
+        "Highest", "Lowest", "From the middle", "At random",
+    ]  # fmt: skip
+    assert "by z (how far off for so many tokens) of the mean score, highest first" in report
+    assert (
+        "- kept: prose: no headings, code, list markers or template text; of texts that read "
+        "nearly alike, the strongest; of each prompt, 1 at most" in report
+    )
+    assert len(re.findall(r"^\d\. .* · z [+-]", report, re.M)) == 8
+    answers = re.findall(r"^ +the baseline's own answer there: (.*)$", report, re.M)
+    assert len(answers) == 8
+    assert not any("<bos>" in answer for answer in answers)
+    html = MarkdownIt("commonmark").render(report)
+    assert "<bos>" not in html and "<h1>Now" not in html
+
+
+def test_cofiring_prints_what_fired_and_how_many_traits_there_are(long):
+    found = find_cofiring(
+        long, SpanQuestion("warm_words", by="token", n=3), ["warm_words", "wary"], SpanChoice()
+    )
+
+    named = top(long, "--by", "token", "--cofire", "-n", 3, "--json", "--trait", "wary")
+    listed = CliRunner().invoke(
+        app,
+        ["top", str(long.path), "--traits", "warm_words, wary", "--cofire", "--by", "token",
+         "-n", "3", "--json"],
+    )  # fmt: skip
+
+    assert json.loads(listed.stdout) == json.loads(named.stdout) == found.rows
+    assert f"count for {found.n_effective:.1f} by their correlations" in listed.stderr
+    shown = top(long, "--by", "token", "--cofire", "-n", 3, "--trait", "wary").stdout
+    assert {"traits", "alike"} <= set(shown.split())
+
+
+def test_prompts_are_ranked_by_all_traits_unless_some_are_named(long):
+    every = find_odd_prompts(long, n=4, with_answer=True)
+    arguments = ["top", str(long.path), "--by", "prompt", "-n", "4"]
+
+    printed = CliRunner().invoke(app, [*arguments, "--with-answer", "--json"])
+    one = CliRunner().invoke(app, [*arguments, "--trait", "wary", "--json"])
+    table = CliRunner().invoke(app, arguments)
+
+    assert json.loads(printed.stdout) == every.rows
+    assert json.loads(one.stdout) == find_odd_prompts(long, ["wary"], n=4).rows
+    assert {"distance", "percentile", "traits", "asked"} <= set(table.stdout.split())
+    assert f"What of <{every.rows[0]['prompt_id']}>?" in table.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        ([], 2, "name one: --trait tone/warm_words"),
+        (["--traits", "warm_words,wary"], 2, "several go with --cofire and --by prompt"),
+        (["--trait", "wary", "--lowest", "--absolute"], 2, "two orders"),
+        (["--by", "prompt", "--dedupe", "--reader", "hedge"], 2, "--reader, --dedupe do not go"),
+        (["--trait", "wary", "--families", "x"], 2, "--families goes with --by prompt"),
+        (["--trait", "wary", "--cofire"], 1, "cannot fire together"),
+        (["--by", "prompt", "--trait", "wry"], 1, "did you mean"),
+    ],
+)
+def test_what_does_not_go_together_is_told(long, arguments, code, told):
+    done = CliRunner().invoke(app, ["top", str(long.path), *arguments])
+
+    assert isinstance(done.exception, TistoreError)
+    assert (done.exception.exit_code, done.stdout) == (code, "")
+    assert told in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        (None, []),
+        ("a,b", ["a", "b"]),
+        (" a , b@26 ,", ["a", "b@26"]),
+        ("refusal without 443, 1802, tone/warm", ["refusal without 443, 1802", "tone/warm"]),
+    ],
+)
+def test_traits_are_split_at_commas_that_do_not_list_dimensions(written, names):
+    assert split_traits(written) == names
+
+
+def test_every_question_is_logged_with_the_cells_it_looked_at(long):
+    n_clauses = len(top_spans(long, "wary", n=10**6))
+    before = len(read_analyses(long))
+
+    top(long, "-n", 2)
+    top(long, "-n", 2, "--both", "--standardise", "--min-tokens", 3)
+    CliRunner().invoke(app, ["top", str(long.path), "--by", "prompt"])
+
+    logged = read_analyses(long)[before:]
+    assert [(one.command, one.n_cells, one.n_rows) for one in logged] == [
+        ("top", n_clauses, 2), ("top", n_clauses, 4), ("top", 3 * 12 * 2, 20),
+    ]  # fmt: skip

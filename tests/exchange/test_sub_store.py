@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,6 +13,7 @@ from audited_store import HIDDEN, write_audited_store
 from tistore.errors import ConfigError, KeyConflictError, NoRoomError, NotStoredError
 from tistore.exchange.selection import Selection
 from tistore.exchange.stores.sub_store import export_store
+from tistore.schemas.judgement import Judgement
 from tistore.schemas.tables import LOG_TABLES
 from tistore.store import copies
 from tistore.store.copy_log import CopyLog
@@ -289,3 +292,47 @@ def test_nothing_selected_makes_no_store(audited, tmp_path):
         export_store(store, tmp_path / "copy", Selection.parse("organism = 'nobody'"))
 
     assert not (tmp_path / "copy").exists()
+
+
+def test_what_is_said_of_readings_that_stay_behind_stays_behind(tmp_path):
+    """Second readings and judgements go with the readings they are of."""
+    store, written = write_audited_store(tmp_path / "s")
+    store.add_rows(
+        "parity",
+        [
+            {
+                "response_id": one.response_id,
+                "organism": one.organism,
+                "reader": one.reader,
+                "component": "residual",
+                "layer": 2,
+                "n_rows": 1,
+                "largest": 0.0,
+                "mean": 0.0,
+                "tolerance": 1.0,
+                "batch_size": 1,
+                "kind": "canary",
+            }
+            for one in written
+        ],
+    )
+    now = datetime.now(UTC)
+    store.add_rows(
+        "judgements",
+        [
+            Judgement(
+                one.response_id, "a/b", "positive", "m", "h", "r", 1.0, 1.0, "text", "1", 1, 1, now
+            ).to_row()
+            for one in written
+            if one.reader == one.organism
+        ],
+    )
+
+    where = "organism = 'hedge' AND reader = 'hedge'"
+    export_store(store, tmp_path / "copy", Selection.parse(where))
+
+    copy = tistore.open(tmp_path / "copy")
+    mine = {one.response_id for one in written if (one.organism, one.reader) == ("hedge", "hedge")}
+    assert set(copy.snapshot.table("judgements")["response_id"].to_pylist()) == mine
+    parity = copy.snapshot.table("parity").to_pylist()
+    assert {(row["response_id"], row["reader"]) for row in parity} == {(i, "hedge") for i in mine}

@@ -15,7 +15,7 @@ from tistore.query.spans import find_spans, top_spans
 
 KEYS = [
     "rank", "organism", "reader", "baseline", "prompt_set", "prompt_id", "sample", "response_id",
-    "token_start", "token_end", "text", "score", "context_before", "context_after",
+    "token_start", "token_end", "text", "score", "context_before", "context_after", "n_tokens",
 ]  # fmt: skip
 
 SORT = {"highest": lambda score: -score, "lowest": lambda score: score,

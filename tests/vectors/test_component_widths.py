@@ -8,7 +8,8 @@ import pytest
 import tistore
 from example_readings import LAYERS, make_reading
 from tistore.errors import VectorMismatchError
-from tistore.vectors.extract import extract_vectors, scenario_set
+from tistore.vectors.extract import extract_vectors
+from tistore.vectors.scenario_readings import scenario_set
 
 
 @pytest.fixture

@@ -22,18 +22,22 @@ from pydantic import (
 
 from tistore.capture.config_mistakes import explain_mistake
 from tistore.capture.layers import LayerSpan, split_spans
-from tistore.errors import ConfigError, nearest
+from tistore.datasets.shipped import find_prompt_set, shipped_name
+from tistore.errors import ConfigError, DatasetError, nearest
 from tistore.schemas.model import BASE_READER
 from tistore.schemas.response import Rows
 from tistore.schemas.site import COMPONENTS, Component
 
-Quantization = Literal["8bit", "4bit"]
+Quantization = Literal["8bit", "4bit", "int4 (rounded)", "int3 (rounded)"]
 Reader = Literal["self", "base"]
 Difference = Literal["precision", "template", "tokenizer"]
 """In what an author and a reader may differ, where a run allows it."""
 
 Responses = Literal["generate", "store"]
 """Where an author's responses come from: this run, or `generations` in the store."""
+
+ALL_ORGANISMS = "organisms"
+"""Among a base's readers: every organism on it that can be loaded."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -79,6 +83,16 @@ def _locate(given: object, info: ValidationInfo) -> object:
     return Source(given, folder / Path(given).expanduser())
 
 
+def _locate_prompts(given: object, info: ValidationInfo) -> object:
+    """Find a prompt set that ships, or read a path as any other."""
+    if not isinstance(given, str) or shipped_name(given) is None:
+        return _locate(given, info)
+    try:
+        return Source(given, find_prompt_set(given))
+    except DatasetError as error:
+        raise ConfigError(f"path in [[prompt_sets]]: {error.message}", mend=error.mend) from error
+
+
 def _check_layers(spans: LayerSpan | list[LayerSpan]) -> LayerSpan | list[LayerSpan]:
     split_spans(spans)
     return spans
@@ -94,6 +108,7 @@ def _check_components(components: tuple[Component, ...]) -> tuple[Component, ...
 
 
 Located = Annotated[Source, BeforeValidator(_locate), PlainSerializer(str)]
+LocatedPrompts = Annotated[Source, BeforeValidator(_locate_prompts), PlainSerializer(str)]
 
 
 class _Record(BaseModel):
@@ -109,13 +124,17 @@ class BaseConfig(_Record):
         name: What the clean base is called as organism and reader.
         revision: Hub revision; None for the default one.
         dtype: Of the parameters; "auto" as the weights are stored.
-        quantization: Of the weights on load; "4bit" is NF4.
+        quantization: Of the weights on load; "4bit" is NF4. Rounded weights take as much memory as
+            others: they show what so few bits would do.
         device: Such as "cuda:1"; "auto" spreads over the GPUs there are, or takes the CPU.
         attn_implementation: As transformers names it; None for its own choice.
         markers_are_text: Whether the model was trained with markers in its chat template that are
             no tokens of their own, as Zephyr was; without it such a template is refused.
         answers: Whether the base answers the prompts too: the control of every comparison.
         responses: Where its answers come from.
+        readers: Who reads its answers: "self", "organisms" (every organism on it), or any model's
+            name; None for the run's readers. What an organism makes of the base's own words tells
+            the model's part of a difference from the text's in the reverse order.
     """
 
     path: Located
@@ -128,6 +147,7 @@ class BaseConfig(_Record):
     markers_are_text: bool = False
     answers: bool = True
     responses: Responses = "generate"
+    readers: tuple[str, ...] | None = Field(default=None, min_length=1)
 
 
 class OrganismConfig(_Record):
@@ -167,15 +187,17 @@ class PromptSetConfig(_Record):
     Prompts to answer.
 
     Attributes:
-        path: JSON or JSONL file, relative to the config file.
-        name: What to call the set; by default `<parent folder>/<stem>` of the file.
+        path: JSON or JSONL file, relative to the config file; or `tistore:audit/discovery`, by
+            which a set that ships is named.
+        name: What to call the set; by default `<parent folder>/<stem>` of the file, or the name
+            under which it ships.
         limit: Take the first so many.
         prompt_ids: Take these only; before `limit`.
         tags: Take those with one of these tags only; before `limit`.
         prefill: How every answer begins; a prompt's own beginning goes before it.
     """
 
-    path: Located
+    path: LocatedPrompts
     name: str | None = Field(default=None, min_length=1)
     limit: int | None = Field(default=None, ge=1)
     prompt_ids: tuple[str | int, ...] | None = Field(default=None, min_length=1)
@@ -282,6 +304,7 @@ class RunConfig(_Record):
                 mend="set samples = 1, or a temperature above 0",
             )
         self._check_organisms()
+        self._check_bases()
         self._check_attention()
         generating = [name for name in names if not self.is_given(name)]
         if generating and not self.prompt_sets:
@@ -334,6 +357,22 @@ class RunConfig(_Record):
                     f"nobody reads the responses of {organism.name!r}: it has no adapter to read "
                     "them with",
                     mend=f'add "base" to readers in [capture], or readers = ["base"] to {where}',
+                )
+
+    def _check_bases(self) -> None:
+        known = ["self", "base", ALL_ORGANISMS, *self.weights, *self.adapters]
+        for base in self._bases.values():
+            where = "[base]" if base is self.base else f"the base {base.name!r}"
+            for reader in base.readers or ():
+                if reader not in known:
+                    raise ConfigError(
+                        f"readers of {where} names {reader!r}, which is no model of this run",
+                        mend=nearest(reader, known),
+                    )
+            if not self.readers_of(base.name):
+                raise ConfigError(
+                    f"nobody reads the answers of {where}: no organism on it can be loaded",
+                    mend='add "self" to its readers',
                 )
 
     def _check_reader(self, organism: OrganismConfig, reader: str, where: str) -> None:
@@ -424,9 +463,11 @@ class RunConfig(_Record):
     def readers_of(self, organism: str) -> tuple[str, ...]:
         """Names of the models that read an organism's responses, each once, in reading order."""
         entry = self._find(organism)
-        wanted: tuple[str, ...] = (entry and entry.readers) or self.capture.readers
-        names = {"self": organism, "base": self.base_of(organism)}
-        named = dict.fromkeys(names.get(reader, reader) for reader in wanted)
+        wanted = (entry or self._bases[organism]).readers or self.capture.readers
+        base = self.base_of(organism)
+        others = [other.name for other in self.organisms if self.base_of(other.name) == base]
+        meant = {"self": [organism], "base": [base], ALL_ORGANISMS: others}
+        named = dict.fromkeys(name for reader in wanted for name in meant.get(reader, [reader]))
         return tuple(name for name in named if self.weights_of(name) is not None)
 
     @property

@@ -9,17 +9,30 @@ from typing import Annotated
 import typer
 
 from tistore.cli import (
+    annotate,
     ask,
     cache,
     calibrate,
     capture,
+    cluster,
+    compare,
+    correlate,
+    datasets,
+    decompose,
     demo,
+    diff,
     exports,
+    fingerprint,
     imports,
+    layers,
     lens,
+    log,
     noise,
+    rank,
+    report,
     status,
     store,
+    top,
     vectors,
 )
 from tistore.cli.output import say
@@ -34,9 +47,32 @@ app = typer.Typer(
     rich_markup_mode=None,  # laying help out with rich takes a third of the time help may take
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, capture, noise, status, store, ask, lens, cache, calibrate):
+for module in (
+    demo,
+    capture,
+    noise,
+    status,
+    store,
+    ask,
+    top,
+    diff,
+    compare,
+    layers,
+    decompose,
+    fingerprint,
+    cluster,
+    correlate,
+    lens,
+    cache,
+    calibrate,
+    rank,
+    report,
+    log,
+):
     module.register(app)
+app.add_typer(datasets.app, name="datasets")
 app.add_typer(vectors.app, name="vectors")
+app.add_typer(annotate.app, name="annotate")
 app.add_typer(imports.app, name="import")
 app.add_typer(exports.app, name="export")
 

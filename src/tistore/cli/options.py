@@ -15,6 +15,12 @@ ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file of
 FormatOption = Annotated[Format, typer.Option("--format", help="How rows are printed.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
 RowCount = Annotated[int, typer.Option("-n", "--rows", min=1, help="Rows to print.")]
+AnyPairing = Annotated[
+    bool,
+    typer.Option(
+        "--any-pairing", help="Keep pairs that differ in precision, template or tokenizer."
+    ),
+]
 AtCommit = Annotated[
     int | None, typer.Option("--at", help="Read the store as of this commit number.")
 ]

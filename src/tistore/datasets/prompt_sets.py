@@ -67,7 +67,7 @@ def name_prompt_set(path: Path) -> str:
     return f"{resolved.parent.name}/{resolved.stem}" if resolved.parent.name else resolved.stem
 
 
-def read_prompt_set(path: Path, name: str | None = None) -> PromptSet:
+def read_prompt_set(path: Path, name: str | None = None, *, unique_ids: bool = True) -> PromptSet:
     """
     Read a prompt set.
 
@@ -76,6 +76,7 @@ def read_prompt_set(path: Path, name: str | None = None) -> PromptSet:
     Args:
         path: A `.json` or `.jsonl` file.
         name: What to call the set; by default `<parent folder>/<stem>`.
+        unique_ids: Whether to refuse an id that occurs twice, as no store can hold it.
 
     Raises:
         DatasetError: The file is missing, malformed or empty, a prompt has no text, or an id
@@ -89,7 +90,8 @@ def read_prompt_set(path: Path, name: str | None = None) -> PromptSet:
     prompts = tuple(
         _read_prompt(path, index, entry, name, header) for index, entry in enumerate(entries)
     )
-    _refuse_duplicates(path, prompts)
+    if unique_ids:
+        _refuse_duplicates(path, prompts)
     return PromptSet(
         name=name,
         description=_text_or_none(header.get("description")),

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tistore.datasets.prompt_sets import parse_json_lines, read_bytes
 from tistore.errors import DatasetError
+
+Side = Literal["positive", "negative"]
+SIDES: tuple[Side, Side] = ("positive", "negative")
+"""That show the trait, and that do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,11 @@ class Scenario:
     prompt: str
     response: str | None = None
     system_prompt: str | None = None
+
+    @property
+    def text(self) -> str:
+        """All of its words, in the order they are read."""
+        return "\n".join(filter(None, (self.system_prompt, self.prompt, self.response)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +71,29 @@ def read_trait(folder: Path) -> TraitScenarios:
     resolved = folder.resolve()
     return TraitScenarios(
         trait=f"{resolved.parent.name}/{resolved.name}",
-        positive=_read_side(folder, "positive"),
-        negative=_read_side(folder, "negative"),
-        definition=_read_definition(folder / "definition.txt"),
+        positive=read_side(folder, "positive"),
+        negative=read_side(folder, "negative"),
+        definition=read_definition(folder),
     )
 
 
 def list_traits(folder: Path) -> list[Path]:
-    """List the trait folders below `folder`, in name order, the folder itself included."""
-    sides = sorted({*folder.rglob("positive.txt"), *folder.rglob("positive.jsonl")})
-    return sorted({side.parent for side in sides})
+    """
+    List the trait folders below `folder`, in name order, the folder itself included.
+
+    One that lacks a side is listed, for `read_trait` to refuse.
+    """
+    names = [f"{side}.{suffix}" for side in SIDES for suffix in ("txt", "jsonl")]
+    return sorted({found.parent for name in names for found in folder.rglob(name)})
 
 
-def _read_side(folder: Path, side: str) -> tuple[Scenario, ...]:
+def read_side(folder: Path, side: Side) -> tuple[Scenario, ...]:
+    """
+    Read one side of a trait folder, in file order.
+
+    Raises:
+        DatasetError: The side is missing, twice there, malformed or empty.
+    """
     found = [path for path in (folder / f"{side}.jsonl", folder / f"{side}.txt") if path.exists()]
     if len(found) != 1:
         what = "both" if found else "neither"
@@ -114,7 +133,14 @@ def _read_scenario(path: Path, index: int, entry: Any) -> Scenario:
     return Scenario(prompt, response, system_prompt)
 
 
-def _read_definition(path: Path) -> str | None:
+def read_definition(folder: Path) -> str | None:
+    """
+    Read what a trait is; None where its folder does not say.
+
+    Raises:
+        DatasetError: `definition.txt` cannot be read.
+    """
+    path = folder / "definition.txt"
     return (_read_text(path).strip() or None) if path.exists() else None
 
 

@@ -8,14 +8,13 @@ from typing import Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tistore.capture.layers import split_spans
 from tistore.errors import ConfigError, NotStoredError, nearest
 from tistore.query.span_question import check_condition
 from tistore.query.store import Store
-from tistore.schemas.model import SECOND_READING
+from tistore.schemas.model import COPY_ENDINGS, SECOND_READING, is_copy
 from tistore.schemas.site import COMPONENTS, Component, Site
 from tistore.store.segment import Segment
 
@@ -37,8 +36,8 @@ class Selection:
 
     @property
     def names_second_readings(self) -> bool:
-        """Whether the condition speaks of second readings, those of `tistore noise`."""
-        return self.where is not None and SECOND_READING in self.where
+        """Whether the condition speaks of a model's second readings, or its other precisions."""
+        return self.where is not None and any(ending in self.where for ending in COPY_ENDINGS)
 
     @classmethod
     def parse(
@@ -171,8 +170,9 @@ def select(store: Store, selection: Selection, *, with_second_readings: bool = F
         store: Where to look.
         selection: What is asked for.
         with_second_readings: Take a model's second readings of the same tokens, which
-            `tistore noise` makes, like any others. Otherwise the condition must name them: what
-            is made of a model's readings would have some of them twice.
+            `tistore noise` and `tistore vectors quantise` make, like any others. Otherwise the
+            condition must name them: what is made of a model's readings would have some of them
+            twice.
 
     Raises:
         NotStoredError: The store has no such layer or component; or nothing is selected.
@@ -222,7 +222,7 @@ def _find_places(segment: Segment, picked: set[str] | None) -> NDArray[np.int64]
 def _leave_second(segment: Segment, places: NDArray[np.int64]) -> NDArray[np.int64]:
     """Leave out readings that are second readings of tokens their model has read before."""
     readers = segment.table("responses", ["reader"])["reader"].take(pa.array(places))
-    is_second = np.asarray(pc.ends_with(readers, SECOND_READING), dtype=np.bool_)
+    is_second = np.array([is_copy(reader) for reader in readers.to_pylist()], dtype=np.bool_)
     kept: NDArray[np.int64] = places[~is_second]
     return kept
 

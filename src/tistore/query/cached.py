@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tistore.query.massive import MassiveDims
 from tistore.query.references import Direction, resolve
 from tistore.schemas.site import Site
+from tistore.schemas.vector import Vector
 
 if TYPE_CHECKING:
     from tistore.query.store import Store
@@ -66,7 +69,7 @@ def clear_cached(
         vector = resolve(
             reference, None, store.snapshot.vectors(), MassiveDims(store.snapshot)
         ).vector
-        wanted = {Direction(vector, site).key for site in [vector.site, *_sites(store)]}
+        wanted = _keys(vector, _sites(store))
     files = [
         file
         for file in store.score_files.list()
@@ -74,6 +77,49 @@ def clear_cached(
         and (used_before is None or file.used_at < used_before)
     ]
     return len(files), store.score_files.remove(files)
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """
+    Cached scores that were removed.
+
+    Attributes:
+        files: Files removed.
+        size_bytes: Their bytes.
+        bundled: Segments that hold scores of these vectors as a part of themselves: those stay.
+    """
+
+    files: int
+    size_bytes: int
+    bundled: int
+
+
+def forget_scores(store: Store, vectors: Sequence[Vector]) -> Forgotten:
+    """
+    Remove the cached scores of vectors that are no longer in the store, on disk and in memory.
+
+    At whichever layer they were applied. What a vector that is still there shares with them stays;
+    so do scores of combinations, which are known by hash alone, until they make room.
+
+    Args:
+        store: At a snapshot without them.
+        vectors: The vectors that were removed.
+    """
+    live = {vector.content_hash for vector in store.snapshot.vectors()}
+    sites = _sites(store)
+    gone = {
+        key for vector in vectors if vector.content_hash not in live for key in _keys(vector, sites)
+    }
+    store.forget(gone)
+    files = [file for file in store.score_files.list() if file.direction in gone]
+    bundled = sum(not gone.isdisjoint(segment.scored) for segment in store.snapshot.segments)
+    return Forgotten(len(files), store.score_files.remove(files), bundled)
+
+
+def _keys(vector: Vector, sites: Sequence[Site]) -> set[str]:
+    """Name a vector's scores at its own site, and at others it may have been applied to."""
+    return {Direction(vector, site).key for site in [vector.site, *sites]}
 
 
 def _directions(store: Store) -> list[Direction]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _TEMPLATE = """\
 WITH own AS (
   SELECT organism, prompt_set, prompt_id, sample, project($trait) AS score
-  FROM responses WHERE reader = organism
+  FROM responses WHERE reader = organism AND NOT starts_with(prompt_set, 'scenarios/')
 ), shift AS (
   SELECT organism, prompt_set, prompt_id, sample, {of_pair}project($trait) AS score
   FROM response_diffs WHERE reader = organism AND baseline = $baseline{conditions}

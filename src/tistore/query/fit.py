@@ -11,6 +11,7 @@ from tistore.query.measures import Measurement
 from tistore.query.readings import Ids
 from tistore.query.references import Direction
 from tistore.query.relations import Extent
+from tistore.schemas.model import name_base, share_base
 from tistore.schemas.site import Site
 from tistore.schemas.vector import Vector
 from tistore.store.snapshot import Snapshot
@@ -102,16 +103,16 @@ def _check_model(extent: Extent, direction: Direction, needed: Ids, snapshot: Sn
 
 def _check_base(extent: Extent, vector: Vector, needed: Ids, snapshot: Snapshot) -> None:
     fitted_on = snapshot.models.get(vector.model or "")
-    if fitted_on is None or fitted_on.base_id is None:
+    if fitted_on is None:
         return
     readers = extent.readings.codes("reader")[needed]
     for code in np.unique(readers):
         reading = int(needed[readers == code][0])
         reader = snapshot.models.get(extent.readings.table["reader"][reading].as_py())
-        if reader is not None and reader.base_id not in (None, fitted_on.base_id):
+        if reader is not None and share_base(fitted_on, reader) is False:
             raise VectorMismatchError(
                 f"{vector.reference} was fitted on {fitted_on.name}, whose base is "
-                f"{fitted_on.base_id}; the base of {extent.readings.describe(reading)} "
-                f"is {reader.base_id}",
+                f"{name_base(fitted_on)}; the base of {extent.readings.describe(reading)} "
+                f"is {name_base(reader)}",
                 mend="narrow the query to readers of the vector's own base model",
             )

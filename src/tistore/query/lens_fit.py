@@ -10,7 +10,7 @@ import pyarrow as pa
 from tistore.errors import QueryError
 from tistore.query.relations import Extent
 from tistore.schemas.head import Head
-from tistore.schemas.model import SECOND_READING
+from tistore.schemas.model import find_original
 from tistore.store.snapshot import Snapshot
 
 
@@ -18,8 +18,9 @@ def find_heads(extent: Extent, snapshot: Snapshot) -> list[Head | None]:
     """Find the head of each reading's reader, for every reading of the store."""
     codes = extent.readings.codes("reader")
     names = extent.readings.table["reader"].combine_chunks().dictionary.to_pylist()
-    # A second reading, which noise is measured by, is the same model's.
-    hashes = (snapshot.reader_heads.get(name.removesuffix(SECOND_READING), "") for name in names)
+    # A copy, which noise or precision is measured by, has its original's head.
+    known = snapshot.reader_heads
+    hashes = (known.get(name) or known.get(find_original(name), "") for name in names)
     by_code = [snapshot.heads.get(head_hash) for head_hash in hashes]
     return [by_code[code] for code in codes]
 

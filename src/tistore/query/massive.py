@@ -16,7 +16,7 @@ from tistore.schemas.calibration import (
     DimensionCalibration,
     LayerCalibration,
 )
-from tistore.schemas.model import BASE_READER, SECOND_READING
+from tistore.schemas.model import BASE_READER, is_copy
 from tistore.schemas.site import Site
 from tistore.schemas.vector import Vector
 from tistore.store.snapshot import Snapshot
@@ -121,7 +121,7 @@ class MassiveDims:
         bases = [
             reader
             for reader in readers
-            if not reader.endswith(SECOND_READING)
+            if not is_copy(reader)
             and (model := models.get(reader)) is not None
             and (reader == BASE_READER or (model.base_id and not model.adapter_id))
             and base_id in (None, model.base_id)

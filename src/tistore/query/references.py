@@ -18,6 +18,7 @@ from tistore.errors import (
 from tistore.query.expressions import Term, clean, combine, is_expression, read_expression
 from tistore.query.massive import Found, MassiveDims
 from tistore.schemas.digest import digest
+from tistore.schemas.model import BASE_READER, is_copy
 from tistore.schemas.site import Site
 from tistore.schemas.vector import Vector, VectorReference
 
@@ -111,8 +112,11 @@ def resolve(
 
     A trait's full name goes before the short name of another. With `layer`, a reference that
     names none takes the vector fitted there; where there is none, the selected vector is applied
-    to that layer. Of several vectors of one trait the largest `separation` is taken, if all have
-    one.
+    to that layer. Of several vectors of one trait the chosen one is taken (`tistore vectors best`),
+    where several models have one that of the clean base; without a choice the one with the largest
+    `separation`, if all have one. What was taken is told in the direction's note. Those of a base
+    in another precision (`tistore vectors quantise`) are meant by their hash only, where there are
+    others.
 
     A name that is in the store as it was written goes before its reading as an expression.
 
@@ -149,12 +153,12 @@ def resolve(
 
 
 def _resolve_reference(text: str, layer: int | None, vectors: Sequence[Vector]) -> Direction:
-    candidates = _prefer_fitted(text, _find(text, vectors))
+    candidates = _leave_copies(_prefer_fitted(text, _find(text, vectors)))
     if layer is not None and "@" not in text:
         candidates = [vector for vector in candidates if vector.layer == layer] or candidates
-    vector = _select(text, candidates)
+    vector, by = _select(text, candidates)
     site = vector.site if layer is None else Site(vector.component, layer)
-    return Direction(vector, site)
+    return Direction(vector, site, remark=f"{text} is {vector.reference} ({by})" if by else None)
 
 
 def _resolve_term(
@@ -168,6 +172,7 @@ def _resolve_term(
         named = massive.find(term.sets, found.vector, found.site)
         dimensions += tuple(dim for dim in named.dims if dim not in dimensions)
         remark = _remark(term, named, found.site)
+    remark = "; ".join(told for told in (found.remark, remark) if told) or None
     if not dimensions:
         return replace(found, remark=remark)
     return Direction(clean(found.vector, term, dimensions), found.site, remark=remark)
@@ -203,8 +208,13 @@ def _prefer_fitted(text: str, candidates: list[Vector]) -> list[Vector]:
     """Leave out cleaned copies of vectors, where their method was not asked for."""
     if ":" in text:
         return candidates
-    fitted = [one for one in candidates if not one.method.endswith(CLEAN_SUFFIX)]
+    fitted = [one for one in candidates if one.chosen or not one.method.endswith(CLEAN_SUFFIX)]
     return fitted or candidates
+
+
+def _leave_copies(candidates: list[Vector]) -> list[Vector]:
+    """Leave out vectors of a base in another precision, where they are not alone."""
+    return [vector for vector in candidates if not is_copy(vector.model)] or candidates
 
 
 def _find(text: str, vectors: Sequence[Vector]) -> list[Vector]:
@@ -220,7 +230,26 @@ def _find(text: str, vectors: Sequence[Vector]) -> list[Vector]:
 
 
 def _match(text: str, vectors: Sequence[Vector]) -> list[Vector]:
-    """Every vector that answers to a reference; none where the text is no reference."""
+    """Every direction that answers to a reference; none where the text is no reference."""
+    found = sorted(match_vectors(text, vectors), key=_standing)
+    # Of equal directions under several names the one of highest standing stays.
+    return list({vector.content_hash: vector for vector in found}.values())
+
+
+def _standing(vector: Vector) -> tuple[bool, bool]:
+    """Order of equal directions: a model's own goes before its copy's, then a chosen one."""
+    return not is_copy(vector.model), vector.chosen is not None
+
+
+def match_vectors(text: str, vectors: Sequence[Vector]) -> list[Vector]:
+    """
+    List every vector that answers to a reference, or to the start of a hash.
+
+    Args:
+        text: `trait`, `category/trait`, `trait@26`, `trait:probe@26`, or a vector's hash; what is
+            none of these matches nothing.
+        vectors: Every vector of the store.
+    """
     try:
         reference = VectorReference.parse(text)
     except ConfigError:
@@ -230,7 +259,7 @@ def _match(text: str, vectors: Sequence[Vector]) -> list[Vector]:
     exact = [vector for vector in found if vector.trait == reference.trait]
     if not found and _HASH_PREFIX.fullmatch(text.strip()):
         found = [vector for vector in vectors if vector.content_hash.startswith(text.strip())]
-    return list({vector.content_hash: vector for vector in exact or found}.values())
+    return exact or found
 
 
 @lru_cache(maxsize=8)
@@ -266,24 +295,47 @@ def _suggest(reference: VectorReference, vectors: Sequence[Vector]) -> str:
     return nearest(reference.trait, names)
 
 
-def _place(vector: Vector) -> str:
-    """Tell what a name does not: the position and, where it is not the usual one, the component."""
-    position = str(vector.position)
-    return position if vector.component == "residual" else f"{vector.component}, {position}"
-
-
-def _select(text: str, candidates: list[Vector]) -> Vector:
-    if len(candidates) == 1:
-        return candidates[0]
-    of_one_trait = len({vector.trait for vector in candidates}) == 1
-    if of_one_trait and all(vector.separation is not None for vector in candidates):
-        return max(candidates, key=lambda vector: vector.separation or 0.0)
-    names = [vector.reference for vector in candidates]
-    listed = sorted(
-        name if names.count(name) == 1 else f"{vector.content_hash[:8]} ({name}, {_place(vector)})"
-        for name, vector in zip(names, candidates, strict=True)
+def list_vectors(vectors: Sequence[Vector]) -> str:
+    """Name vectors so that each can be told from the others, and referred to."""
+    names = [vector.reference for vector in vectors]
+    has_models = len({vector.model for vector in vectors}) > 1
+    return ", ".join(
+        sorted(
+            name
+            if names.count(name) == 1
+            else f"{vector.content_hash[:8]} ({name}, {_place(vector, has_models)})"
+            for name, vector in zip(names, vectors, strict=True)
+        )
     )
+
+
+def _place(vector: Vector, has_models: bool) -> str:
+    """Tell what a name does not: the position; component and model where they tell something."""
+    component = [] if vector.component == "residual" else [vector.component]
+    model = [f"of {vector.model or 'an unknown model'}"] if has_models else []
+    return ", ".join([*component, str(vector.position), *model])
+
+
+def _select(text: str, candidates: list[Vector]) -> tuple[Vector, str | None]:
+    """Take the vector that is meant; where there were several, with what told."""
+    if len(candidates) == 1:
+        return candidates[0], None
+    of_one_trait = len({vector.trait for vector in candidates}) == 1
+    if of_one_trait and (chosen := [vector for vector in candidates if vector.chosen]):
+        of_base = [vector for vector in chosen if vector.model == BASE_READER]
+        # Each model's vectors have a choice of their own: that of the clean base goes first.
+        candidates = of_base if len(of_base) == 1 else chosen
+        if len(candidates) == 1:
+            return candidates[0], "chosen"
+    elif (
+        of_one_trait
+        and all(vector.separation is not None for vector in candidates)
+        and not is_copy(candidates[0].model)
+    ):
+        best = max(candidates, key=lambda vector: vector.separation or 0.0)
+        return best, "largest separation"
+    mend = "write one of these instead"
     raise AmbiguousVectorError(
-        f"{text!r} could be any of {len(candidates)} vectors: {', '.join(listed)}",
-        mend="write one of these instead",
+        f"{text!r} could be any of {len(candidates)} vectors: {list_vectors(candidates)}",
+        mend=f"{mend}; or have one chosen: tistore vectors best" if of_one_trait else mend,
     )

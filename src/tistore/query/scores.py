@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
@@ -94,6 +94,12 @@ class ScoreCache:
         """Keep computed scores; False when they could be kept in memory only."""
         self._keep(request.key, scores)
         return self.folder.write(*request.key, scores)
+
+    def forget(self, directions: Collection[str]) -> None:
+        """Give up what is kept in memory of some directions."""
+        with self._lock:
+            for key in [key for key in self._kept if key[0] in directions]:
+                self._kept_bytes -= self._kept.pop(key).nbytes
 
     def _keep(self, key: Key, scores: TokenScores) -> None:
         with self._lock:

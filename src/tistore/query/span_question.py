@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -31,11 +31,11 @@ _RANKS: dict[Order, str] = {
 }
 
 _STATISTICS_SQL: dict[Statistic, str] = {
-    "mean": "avg(score)",
-    "max": "max(score)",
-    "top3": "list_avg(max(score, 3))",
-    "top5": "list_avg(max(score, 5))",
-    "std": "stddev_samp(score)",
+    "mean": "avg({0})",
+    "max": "max({0})",
+    "top3": "list_avg(max({0}, 3))",
+    "top5": "list_avg(max({0}, 5))",
+    "std": "stddev_samp({0})",
 }
 
 
@@ -45,6 +45,45 @@ class Filter:
 
     label: str
     condition: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """
+    What is asked of each span, beyond its reading and its place.
+
+    Attributes:
+        traits: Vector references; their scores are `score`, `score_1`, `score_2`, …
+        is_pool: Whether its number of tokens and its characters are.
+        with_wording: Whether the strings of its tokens are, put together.
+    """
+
+    traits: tuple[str, ...]
+    is_pool: bool = False
+    with_wording: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        return [f"score_{place}" if place else "score" for place in range(len(self.traits))]
+
+    def project(self) -> str:
+        pairs = zip(self.traits, self.names, strict=True)
+        return ",\n  ".join(f"project({quote(trait)}) AS {name}" for trait, name in pairs)
+
+    def gather(self, statistic: str, over: str = "") -> str:
+        """Sum up the tokens of a span; `over` makes functions of groups those of windows."""
+        parts = []
+        if self.is_pool:
+            parts += [
+                f"count(*) {over} AS n_tokens",
+                f"min(char_start) {over} AS char_start",
+                f"max(char_end) {over} AS char_end",
+            ]
+        if self.with_wording:
+            order = "" if over else " ORDER BY position"
+            parts.append(f"string_agg(token, ''{order}) {over} AS wording")
+        parts += [f"{statistic.format(name)} AS {name}" for name in self.names]
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +218,60 @@ class SpanQuestion:
             is_read_twice: Whether a reader may have read a response under several capture
                 settings, so that each of its rows can be there several times.
         """
-        steps = [("scored", self._select_scored())]
+        with_clause, last = self._write_steps(is_read_twice, _Columns((self.trait,)))
+        return f"{with_clause}\n{self._select_best(last)}"
+
+    def to_pool_sql(
+        self,
+        *,
+        traits: Sequence[str] = (),
+        is_read_twice: bool = False,
+        with_wording: bool = False,
+    ) -> str:
+        """
+        Write in SQL all spans there are, in no order, to be chosen from elsewhere.
+
+        Its columns are those of `to_sql`, and `n_tokens`, `char_start`, `char_end` (but for
+        responses), and `score_1`, `score_2`, … for further traits. Overlapping windows are all
+        in it.
+
+        Args:
+            traits: Vector references, in the place of the question's own.
+            is_read_twice: As for `to_sql`.
+            with_wording: Whether windows and turns are spelled, in the column `wording`.
+        """
+        columns = _Columns(tuple(traits) or (self.trait,), is_pool=True, with_wording=with_wording)
+        with_clause, last = self._write_steps(is_read_twice, columns)
+        return f"{with_clause}\nSELECT * FROM {last} WHERE score IS NOT NULL"
+
+    def to_token_sql(self) -> str:
+        """
+        Write in SQL the scores, in order, of each response that has a row in the question.
+
+        Its columns are `organism`, `response_id`, and `scores`: a list of the scores of the tokens
+        under audit.
+        """
+        filters = [kept.condition for kept in self.list_reading_filters()]
+        if self.where is not None:
+            conditions = " AND ".join(kept.condition for kept in self.list_filters())
+            filters.append(
+                f"response_id IN (SELECT response_id FROM {self.relation} WHERE {conditions})"
+            )
+        return (
+            f"SELECT organism, response_id, trajectory({quote(self.trait)}) AS scores\n"
+            f"FROM {self.readings}\nWHERE {' AND '.join(filters)}"
+        )
+
+    def _write_steps(self, is_read_twice: bool, columns: _Columns) -> tuple[str, str]:
+        """Write WITH and its steps; gives it, and the name of the last step."""
+        steps = [("scored", self._select_scored(columns))]
         if is_read_twice:
-            steps.append(("once", _select_once("position" if self._is_of_tokens else self._place)))
+            place = "position" if self._is_of_tokens else self._place
+            steps.append(("once", _select_once(place, columns)))
         if self._is_of_tokens and self.unit.name != "token":
-            steps.append(("spans", self._select_spans(steps[-1][0])))
+            steps.append(("spans", self._select_spans(steps[-1][0], columns)))
         written = ",\n".join(f"{name} AS (\n{_indent(select)}\n)" for name, select in steps)
-        return f"WITH {written}\n{self._select_best(steps[-1][0])}"
+        return f"WITH {written}", steps[-1][0]
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -200,23 +286,27 @@ class SpanQuestion:
     def _place(self) -> str:
         return "token_start" if self.unit.name == "clause" else "response_id"
 
-    def _select_scored(self) -> str:
+    def _select_scored(self, wanted: _Columns) -> str:
         relation, filters = self.relation, self.list_filters()
         if self.unit.name == "response":
-            columns = "text"
+            columns = "text, n_tokens" if wanted.is_pool else "text"
             if self._is_of_tokens:
                 relation, columns = relation.replace("response", "token"), "position"
                 filters = [*self.list_reading_filters(), self._filter_tokens()]
         elif self.unit.name == "clause":
             columns = "token_start, token_end, char_start, char_end, text"
+            columns += ", n_tokens" if wanted.is_pool else ""
         elif self.unit.name == "token":
             columns = "position, position AS token_start, position + 1 AS token_end, token AS text"
+            columns += ", char_start, char_end, 1 AS n_tokens" if wanted.is_pool else ""
         else:
             columns = "position, turn" if self.unit.name == "turn" else "position"
+        if wanted.is_pool and self._is_of_tokens and self.unit.name != "token":
+            columns += ", token, char_start, char_end"
         keys = ", ".join("NULL AS baseline" if self._lacks(key) else key for key in self.keys)
         conditions = "\n  AND ".join(kept.condition for kept in filters)
         return (
-            f"SELECT {keys},\n  {columns},\n  project({quote(self.trait)}) AS score\n"
+            f"SELECT {keys},\n  {columns},\n  {wanted.project()}\n"
             f"FROM {relation}\nWHERE {conditions}"
         )
 
@@ -229,14 +319,15 @@ class SpanQuestion:
         chosen = f"SELECT response_id FROM {self.relation} WHERE {conditions}"
         return Filter("tokens under audit", f"is_response\n  AND response_id IN ({chosen})")
 
-    def _select_spans(self, source: str) -> str:
+    def _select_spans(self, source: str, columns: _Columns) -> str:
         keys = ", ".join(self.keys)
         if self.unit.name == "window":
             last = self.unit.width - 1
             # One reader and one baseline are left of each response: its id tells readings apart.
             return (
                 f"SELECT {keys},\n  position AS token_start, position + {last + 1} AS token_end, "
-                f"avg(score) OVER stretch AS score\nFROM {source} WHERE score IS NOT NULL\n"
+                f"{columns.gather('avg({0}) OVER stretch', 'OVER stretch')}\n"
+                f"FROM {source} WHERE score IS NOT NULL\n"
                 "WINDOW stretch AS (PARTITION BY response_id ORDER BY position\n"
                 f"  ROWS BETWEEN CURRENT ROW AND {last} FOLLOWING)\n"
                 # At the end of a response a stretch has fewer rows; where tokens between are not
@@ -249,8 +340,8 @@ class SpanQuestion:
             group += f"\nHAVING count(*) >= {self.least}"
         return (
             f"SELECT {keys},\n  min(position) AS token_start, max(position) + 1 AS token_end, "
-            f"{_STATISTICS_SQL[self.rank_by]} AS score\nFROM {source} WHERE score IS NOT NULL\n"
-            f"GROUP BY {group}"
+            f"{columns.gather(_STATISTICS_SQL[self.rank_by])}\n"
+            f"FROM {source} WHERE score IS NOT NULL\nGROUP BY {group}"
         )
 
     def _select_best(self, source: str) -> str:
@@ -273,10 +364,17 @@ def quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _select_once(place: str) -> str:
+def _select_once(place: str, columns: _Columns) -> str:
+    if len(columns.traits) == 1:
+        return (
+            "SELECT * FROM scored WHERE score IS NOT NULL\n"
+            f"QUALIFY row_number() OVER (PARTITION BY response_id, {place} ORDER BY score) = 1"
+        )
+    # Each of several settings may have captured the layer of another trait.
+    merged = ", ".join(f"max({name}) OVER same AS {name}" for name in columns.names)
     return (
-        "SELECT * FROM scored WHERE score IS NOT NULL\n"
-        f"QUALIFY row_number() OVER (PARTITION BY response_id, {place} ORDER BY score) = 1"
+        f"SELECT * REPLACE ({merged}) FROM scored\nQUALIFY row_number() OVER same = 1\n"
+        f"WINDOW same AS (PARTITION BY response_id, {place})"
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tistore.errors import QueryError, nearest
+from tistore.errors import QueryError
 from tistore.query.pairing import offer_any_pairing
+from tistore.query.span_checks import check_names, explain_nothing, is_read_twice, list_silent
 from tistore.query.span_question import Order, SpanQuestion, Statistic, quote
 from tistore.query.span_text import ResponseText, read_texts
 
@@ -81,10 +82,10 @@ def top_spans(
 
     Returns:
         The best first, each with `rank, organism, reader, baseline, prompt_set, prompt_id, sample,
-        response_id, token_start, token_end, text, score, context_before, context_after`. `rank` is
-        the place in its list, from 1. The context is the response's own text; the prompt is not in
-        it. `text` is None where the store holds no strings. With `any_pairing`, `pairing` says how
-        reader and baseline differ.
+        response_id, token_start, token_end, text, score, context_before, context_after, n_tokens`.
+        `rank` is the place in its list, from 1. The context is the response's own text; the prompt
+        is not in it. `text` is None where the store holds no strings. With `any_pairing`,
+        `pairing` says how reader and baseline differ.
 
     Raises:
         QueryError: An argument names nothing, or nothing is left; the message says what did it.
@@ -126,15 +127,15 @@ def find_spans(
     """
     if context < 0:
         raise QueryError(f"a context has 0 tokens or more, not {context}")
-    _check_names(store, question)
-    sql = question.to_sql(is_read_twice=_is_read_twice(store, question))
+    check_names(store, question)
+    sql = question.to_sql(is_read_twice=is_read_twice(store, question))
     with offer_any_pairing():
         result = store.sql(sql)
     spans = list(_take_apart(result.rows(), question))
     if not spans:
-        raise QueryError(_explain_nothing(store, question))
-    rows = _add_texts(store, spans, question, context)
-    return FoundSpans(question, sql, rows, (*result.notes, *_list_silent(store, question)))
+        raise QueryError(explain_nothing(store, question))
+    rows = lay_out_spans(store, spans, question, context)
+    return FoundSpans(question, sql, rows, (*result.notes, *list_silent(store, question)))
 
 
 def _take_apart(rows: Iterable[dict[str, Any]], question: SpanQuestion) -> Iterator[dict[str, Any]]:
@@ -156,10 +157,24 @@ def _overlap(one: range, other: range) -> bool:
     return one.start < other.stop and other.start < one.stop
 
 
-def _add_texts(
-    store: Store, spans: list[dict[str, Any]], question: SpanQuestion, context: int
+def lay_out_spans(
+    store: Store,
+    spans: Sequence[Mapping[str, Any]],
+    question: SpanQuestion,
+    context: int = CONTEXT_TOKENS,
 ) -> list[dict[str, Any]]:
-    """Add what the spans' places say, and the text around them."""
+    """
+    Add to spans their text, and the text around them.
+
+    Args:
+        store: Where they are.
+        spans: Each with `rank`, the question's `keys`, its place and `score`, as `to_sql` has them.
+        question: What they answer.
+        context: Tokens of context on each side.
+
+    Returns:
+        Rows as `top_spans` describes them.
+    """
     reading = (
         "reader = organism" if question.reader is None else f"reader = {quote(question.reader)}"
     )
@@ -176,7 +191,7 @@ def _lay_out_response(
     span: Mapping[str, Any], response: ResponseText, context: int
 ) -> dict[str, Any]:
     start, end = min(response.audited, default=0), max(response.audited, default=-1) + 1
-    return _lay_out(span, start, end, response.text or None, ("", ""))
+    return _lay_out(span, start, end, response.audited, response.text or None, ("", ""))
 
 
 def _lay_out_part(span: Mapping[str, Any], response: ResponseText, context: int) -> dict[str, Any]:
@@ -184,11 +199,16 @@ def _lay_out_part(span: Mapping[str, Any], response: ResponseText, context: int)
     text = span["text"] if "text" in span else response.spell(start, end) or None
     characters = (span["char_start"], span["char_end"]) if "char_start" in span else None
     around = response.surround(start, end, context, characters)
-    return _lay_out(span, start, end, text, around)
+    return _lay_out(span, start, end, response.audited, text, around)
 
 
 def _lay_out(
-    span: Mapping[str, Any], start: int, end: int, text: str | None, around: tuple[str, str]
+    span: Mapping[str, Any],
+    start: int,
+    end: int,
+    audited: Sequence[int],
+    text: str | None,
+    around: tuple[str, str],
 ) -> dict[str, Any]:
     return {
         "token_start": start,
@@ -197,72 +217,5 @@ def _lay_out(
         "score": span["score"],
         "context_before": around[0],
         "context_after": around[1],
+        "n_tokens": sum(start <= at < end for at in audited) or end - start,
     }
-
-
-def _check_names(store: Store, question: SpanQuestion) -> None:
-    for column, name, noun in (
-        ("organism", question.organism, "organism"),
-        ("reader", question.reader, "reader"),
-        ("reader", question.baseline, "baseline"),
-    ):
-        known = [] if name is None else _list_distinct(store, column, "responses")
-        if name is not None and name not in known:
-            raise QueryError(f"no {noun} {name!r}; {nearest(name, known)}")
-    if question.organism is not None and question.baseline is not None:
-        _check_replay(store, question)
-
-
-def _check_replay(store: Store, question: SpanQuestion) -> None:
-    reader = (
-        "reader = organism" if question.reader is None else f"reader = {quote(question.reader)}"
-    )
-    condition = f"baseline = {quote(str(question.baseline))} AND {reader}"
-    replayed = _list_distinct(store, "organism", "response_diffs", condition)
-    if question.organism in replayed:
-        return
-    by = question.reader or "its author"
-    raise QueryError(
-        f"no response of {question.organism!r} was read by both {by} and {question.baseline!r}; "
-        + (f"those of {', '.join(replayed)} were" if replayed else "no organism's were"),
-        mend="capture the replay, or leave the baseline out",
-    )
-
-
-def _list_distinct(store: Store, column: str, relation: str, condition: str = "true") -> list[str]:
-    rows = store.sql(f"SELECT DISTINCT {column} FROM {relation} WHERE {condition} ORDER BY 1")
-    return [row[0] for row in rows.fetchall()]
-
-
-def _is_read_twice(store: Store, question: SpanQuestion) -> bool:
-    """Whether a reader has read a response under several capture settings."""
-    conditions = " AND ".join(kept.condition for kept in question.list_reading_filters())
-    sql = (
-        f"SELECT count(*) > count(DISTINCT response_id) FROM {question.readings} WHERE {conditions}"
-    )
-    return bool(store.sql(sql).fetchall()[0][0])
-
-
-def _list_silent(store: Store, question: SpanQuestion) -> Iterator[str]:
-    """Name the organisms that a baseline leaves out, when nobody asked for one of them."""
-    if question.baseline is None or question.organism is not None:
-        return
-    conditions = [kept.condition for kept in question.list_reading_filters()]
-    replayed = _list_distinct(store, "organism", "response_diffs", " AND ".join(conditions))
-    known = _list_distinct(store, "organism", "responses", conditions[0])
-    if left_out := sorted(set(known) - set(replayed) - {question.baseline}):
-        yield f"{question.baseline} has read no response of {', '.join(left_out)}: left out"
-
-
-def _explain_nothing(store: Store, question: SpanQuestion) -> str:
-    """Say which condition left nothing."""
-    told: list[str] = []
-    conditions: list[str] = []
-    for kept in question.list_filters():
-        told.append(kept.label)
-        conditions.append(kept.condition)
-        sql = f"SELECT count(*) FROM {question.relation} WHERE {' AND '.join(conditions)}"
-        if store.sql(sql).fetchall()[0][0] == 0:
-            after = f" among {', '.join(told[:-1])}" if told[:-1] else ""
-            return f"nothing in {question.relation} is left by: {kept.label}{after}"
-    return f"none of the rows in {question.relation} has a score, or none is long enough"

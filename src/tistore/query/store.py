@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -131,6 +131,10 @@ class Store(BaseStore):
                 mend="leave the layer out",
             )
         return direction.vector
+
+    def forget(self, directions: Collection[str]) -> None:
+        """Give up the scores of some directions that are kept in memory, by their keys."""
+        self._score_cache.forget(directions)
 
     @property
     def _engine(self) -> Engine:

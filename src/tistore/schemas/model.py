@@ -14,8 +14,31 @@ BASE_READER = "instruct"
 SECOND_READING = "~again"
 """Ends the name of a reader that is another one's second reading of the same tokens."""
 
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4", "int4", "int3")
+"""In which a base can be loaded to be compared with itself, the most exact first."""
+
+COPY_ENDINGS = (SECOND_READING, *(f"~{precision}" for precision in PRECISIONS))
+"""Ends of names of readers that are another one over again."""
+
 _LATER_FIELDS = ("attn_implementation",)
 """Facts that models were recorded without at first: left out, they do not change a fingerprint."""
+
+
+def name_in_precision(reader: str, precision: str) -> str:
+    """Name a base as it is loaded in one of `PRECISIONS` to be compared with itself."""
+    return f"{reader}~{precision}"
+
+
+def find_original(reader: str) -> str:
+    """Name whom a reader's copy is of: the same weights again, or rounded; else the reader."""
+    while ending := next((end for end in COPY_ENDINGS if reader.endswith(end)), None):
+        reader = reader.removesuffix(ending)
+    return reader
+
+
+def is_copy(reader: str | None) -> bool:
+    """Whether a reader is another one over again: nobody means it who does not name it."""
+    return reader is not None and find_original(reader) != reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +55,8 @@ class Model:
         base_revision: Hub revision, or the content hash of local weights.
         adapter_id: Hub id or path of the LoRA adapter, as given.
         adapter_hash: Content hash of the adapter's files.
-        quantization: "8bit", "4bit", or None.
+        quantization: "8bit", "4bit", or None; "int3 (rounded)" of weights that keep their dtype
+            and have coarser values.
         dtype: Parameter dtype, such as "bfloat16".
         tokenizer_hash: Content hash of the tokenizer.
         chat_template_hash: Content hash of the chat template.
@@ -113,6 +137,19 @@ def compare_models(one: Model, other: Model) -> tuple[Difference, ...]:
         if None not in (mine, theirs) and mine != theirs:
             differences.append(Difference(aspect, str(mine)[:8], str(theirs)[:8]))
     return tuple(differences)
+
+
+def share_base(one: Model, other: Model) -> bool | None:
+    """Tell whether two models are of one base and architecture; None where neither is known."""
+    pairs = ((one.base_id, other.base_id), (one.family, other.family))
+    known = [mine == theirs for mine, theirs in pairs if None not in (mine, theirs)]
+    return all(known) if known else None
+
+
+def name_base(model: Model) -> str:
+    """Name a model's base, and its architecture where that is known."""
+    family = f"({model.family})" if model.family else None
+    return " ".join(part for part in (model.base_id, family) if part) or "unknown"
 
 
 def _has_same_precision(one: Model, other: Model) -> bool:

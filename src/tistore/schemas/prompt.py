@@ -19,6 +19,9 @@ and `name` of a tool.
 
 ASSISTANT = "assistant"
 
+SCENARIO_SETS = "scenarios/"
+"""How the names of prompt sets begin that hold contrast scenarios, which are no audit's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:

@@ -119,7 +119,132 @@ VECTORS = pa.schema(
         pa.field("norm", pa.float64(), nullable=False),
         pa.field("separation", pa.float64()),
         pa.field("midpoint", pa.float64()),
+        pa.field("bias", pa.float64()),
+        pa.field("n_positive", pa.int32()),
+        pa.field("n_negative", pa.int32()),
+        pa.field("fitted_on", pa.string()),
         pa.field("values", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+
+CHOICES = pa.schema(
+    [
+        pa.field("trait", pa.string(), nullable=False),
+        pa.field("model", pa.string()),
+        pa.field("vector_hash", pa.string(), nullable=False),
+        pa.field("component", pa.string(), nullable=False),
+        pa.field("layer", pa.int32(), nullable=False),
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("position", pa.string(), nullable=False),
+        pa.field("rule", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("n_candidates", pa.int32(), nullable=False),
+        pa.field("selected_by", pa.string()),
+        pa.field("selection_score", pa.float64()),
+        pa.field("auroc", pa.float64()),
+        pa.field("g", pa.float64()),
+        pa.field("g_low", pa.float64()),
+        pa.field("g_high", pa.float64()),
+        pa.field("chosen_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+EVALUATIONS = pa.schema(
+    [
+        pa.field("trait", pa.string(), nullable=False),
+        pa.field("model", pa.string()),
+        pa.field("component", pa.string(), nullable=False),
+        pa.field("layer", pa.int32(), nullable=False),
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("position", pa.string(), nullable=False),
+        pa.field("vector_hash", pa.string(), nullable=False),
+        pa.field("fitted_on", pa.string()),
+        pa.field("tested_on", pa.string(), nullable=False),
+        pa.field("folds", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("n_positive", pa.int32(), nullable=False),
+        pa.field("n_negative", pa.int32(), nullable=False),
+        pa.field("n_groups", pa.int32(), nullable=False),
+        pa.field("is_paired", pa.bool_(), nullable=False),
+        pa.field("auroc", pa.float64()),
+        pa.field("auroc_low", pa.float64()),
+        pa.field("auroc_high", pa.float64()),
+        pa.field("balanced_accuracy", pa.float64()),
+        pa.field("balanced_accuracy_low", pa.float64()),
+        pa.field("balanced_accuracy_high", pa.float64()),
+        pa.field("g", pa.float64()),
+        pa.field("g_low", pa.float64()),
+        pa.field("g_high", pa.float64()),
+        pa.field("polarity", pa.int32()),
+        pa.field("pairs_ordered", pa.float64()),
+        pa.field("positive_mean", pa.float64()),
+        pa.field("positive_std", pa.float64()),
+        pa.field("negative_mean", pa.float64()),
+        pa.field("negative_std", pa.float64()),
+        pa.field("n_resamples", pa.int32(), nullable=False),
+        pa.field("n_permutations", pa.int32(), nullable=False),
+        pa.field("permutation_p", pa.float64()),
+        pa.field("permutation_auroc_95", pa.float64()),
+        pa.field("n_random", pa.int32(), nullable=False),
+        pa.field("random_p", pa.float64()),
+        pa.field("random_auroc_95", pa.float64()),
+        pa.field("n_splits", pa.int32(), nullable=False),
+        pa.field("split_half_cosine", pa.float64()),
+        pa.field("reliability", pa.float64()),
+        pa.field("massive_energy", pa.float64()),
+        pa.field("evaluated_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+SCENARIO_SETS = pa.schema(
+    [
+        pa.field("fitted_on", pa.string(), nullable=False),
+        pa.field("trait", pa.string(), nullable=False),
+        pa.field("position", pa.string(), nullable=False),
+        pa.field("n_positive", pa.int32(), nullable=False),
+        pa.field("n_negative", pa.int32(), nullable=False),
+        pa.field("response_ids", pa.list_(pa.string()), nullable=False),
+    ]
+)
+
+REMOVALS = pa.schema(
+    [
+        pa.field("table", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("content", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("removed_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+JUDGEMENTS = pa.schema(
+    [
+        pa.field("response_id", pa.string(), nullable=False),
+        pa.field("trait", pa.string(), nullable=False),
+        pa.field("side", pa.string(), nullable=False),
+        pa.field("judge", pa.string(), nullable=False),
+        pa.field("endpoint", pa.string(), nullable=False),
+        pa.field("rubric_hash", pa.string(), nullable=False),
+        pa.field("score", pa.float64()),
+        pa.field("weight", pa.float64()),
+        pa.field("source", pa.string()),
+        pa.field("raw", pa.string(), nullable=False),
+        pa.field("n_words", pa.int32(), nullable=False),
+        pa.field("n_asked", pa.int32(), nullable=False),
+        pa.field("judged_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+RUBRICS = pa.schema(
+    [
+        pa.field("rubric_hash", pa.string(), nullable=False),
+        pa.field("trait", pa.string(), nullable=False),
+        pa.field("version", pa.int32(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("words", pa.int32()),
+        pa.field("instructions", pa.string()),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("reminder", pa.string(), nullable=False),
     ]
 )
 
@@ -320,6 +445,12 @@ LOG_TABLES: dict[str, pa.Schema] = {
     "parity": PARITY,
     "calibrations": CALIBRATIONS,
     "calibration_layers": CALIBRATION_LAYERS,
+    "choices": CHOICES,
+    "evaluations": EVALUATIONS,
+    "scenario_sets": SCENARIO_SETS,
+    "removals": REMOVALS,
+    "judgements": JUDGEMENTS,
+    "rubrics": RUBRICS,
 }
 """Tables appended by any commit."""
 
@@ -339,5 +470,8 @@ TABLE_KEYS: dict[str, tuple[str, ...]] = {
     "reader_heads": ("reader",),
     "calibrations": ("calibration_id", "layer", "dim"),
     "calibration_layers": ("calibration_id", "layer"),
+    "scenario_sets": ("fitted_on",),
+    "judgements": ("response_id", "trait", "judge", "rubric_hash"),
+    "rubrics": ("rubric_hash",),
 }
 """Columns that are unique in each keyed table."""

@@ -34,6 +34,13 @@ class Vector:
         separation: Held-out standardised mean difference (Hedges' g) between its two sides,
             where measured; a bare trait name picks the vector with the largest.
         midpoint: Mean of the two training sides' scores, in score units, where known.
+        bias: What the method adds to activation · values before it decides, where it has such a
+            number; its own docstring says on which activations.
+        n_positive: Rows it was fitted on that show the trait, where known.
+        n_negative: Rows that do not.
+        fitted_on: Hash of the rows it was fitted on, where known: the same rows, method and
+            position need no other fit.
+        chosen: Why a bare trait name means this vector, where it was chosen; not part of its row.
         expression: How it is made of stored vectors, as SQL can write it; None for a vector of
             its own. Not stored: a name it is committed under takes its place.
     """
@@ -47,6 +54,11 @@ class Vector:
     model: str | None = None
     separation: float | None = None
     midpoint: float | None = None
+    bias: float | None = None
+    n_positive: int | None = None
+    n_negative: int | None = None
+    fitted_on: str | None = None
+    chosen: str | None = None
     expression: str | None = None
 
     def __post_init__(self) -> None:
@@ -121,6 +133,10 @@ class Vector:
             "norm": float(np.linalg.norm(self.values.astype(np.float64))),
             "separation": self.separation,
             "midpoint": self.midpoint,
+            "bias": self.bias,
+            "n_positive": self.n_positive,
+            "n_negative": self.n_negative,
+            "fitted_on": self.fitted_on,
             "values": self.values,
         }
 
@@ -137,6 +153,11 @@ class Vector:
             model=row["model"],
             separation=row["separation"],
             midpoint=row["midpoint"],
+            # Rows from before these columns lack them.
+            bias=row.get("bias"),
+            n_positive=row.get("n_positive"),
+            n_negative=row.get("n_negative"),
+            fitted_on=row.get("fitted_on"),
         )
 
 

@@ -26,7 +26,7 @@ from tistore.store.events import EventLog
 from tistore.store.files import TEMPORARY, Files, PosixFiles
 from tistore.store.header import Feature, Header, read_header, write_header
 from tistore.store.info import StoreInfo, describe
-from tistore.store.layout import COMMITS, HEADER, SCORES, SEGMENTS, cache_folder
+from tistore.store.layout import ANALYSES, COMMITS, HEADER, SCORES, SEGMENTS, cache_folder
 from tistore.store.log import read_commits
 from tistore.store.snapshot import Snapshot, StoredResponse, read_activations
 from tistore.store.verify import VerifyReport, verify_snapshot
@@ -128,6 +128,21 @@ class BaseStore:
     def events(self) -> EventLog:
         """What runs say about themselves."""
         return EventLog(self.path)
+
+    @property
+    def analyses(self) -> EventLog:
+        """What has been asked of the store, for `tistore log`."""
+        return EventLog(self.path, ANALYSES)
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the store is open at a commit that was named, and so not to be written."""
+        return self._is_pinned
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether files can be added where the store lies."""
+        return self._files.is_writable()
 
     def refresh(self) -> None:
         """Move on to the newest commit."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -47,6 +47,7 @@ class CopyLog:
         tables: Mapping[str, pa.Table] | None = None,
         known: Mapping[str, Mapping[str, str]] | None = None,
         streamed: StreamedFile | None = None,
+        gone: Collection[tuple[str, str]] = (),
     ) -> None:
         """
         Write copies and name them in the log, durably.
@@ -58,6 +59,8 @@ class CopyLog:
             tables: Rows of tables of the log.
             known: Keys of the store that the rows are from: under each, what their content is.
             streamed: The unembedding of the one row of `heads`; left out when that is.
+            gone: Keys and contents of vectors that the store the rows are from has removed. Those
+                that an earlier copy brought here are removed with this commit.
 
         Raises:
             KeyConflictError: A key is committed here with other content; nothing was written.
@@ -67,12 +70,13 @@ class CopyLog:
         self._store.refresh()
         keys = collect_keys(copies)
         self._check_new(keys)
+        removed = self._pick_removed(gone)
         picked = {
-            name: self._pick_new(name, table, (known or {}).get(name, {}), keys)
+            name: self._pick_new(name, table, (known or {}).get(name, {}), keys, removed)
             for name, table in (tables or {}).items()
         }
         filled = {name: table for name, table in picked.items() if table.num_rows}
-        if not copies and not filled:
+        if not copies and not filled and not removed:
             return
         self._check_room(copies)
         if streamed is not None:
@@ -88,7 +92,8 @@ class CopyLog:
                 rows.append(write_streamed(self._files, folders[0], streamed))
             if rows:
                 self._files.sync_folders([segment_folder(folders[0])])
-            self._append({"segments": segments, "tables": rows, "keys": keys})
+            additions = {"segments": segments, "tables": rows, "keys": keys}
+            self._append(additions | ({"removed": removed} if removed else {}))
         except BaseException:
             # An error after the link leaves a commit that may last: its files must stay.
             if not is_named(self._files, self._last, self._writer):
@@ -133,13 +138,29 @@ class CopyLog:
         if there := keys["readings"].keys() & committed.get("readings", {}).keys():
             raise KeyConflictError(f"{len(there)} readings are in {self._store.path} already")
 
+    def _pick_removed(self, gone: Collection[tuple[str, str]]) -> Keys:
+        """Keep what is still here of what was removed elsewhere."""
+        committed = self._store.snapshot.keys.get("vectors", {})
+        here = {key: content for key, content in gone if committed.get(key) == content}
+        return {"vectors": here} if here else {}
+
     def _pick_new(
-        self, name: str, table: pa.Table, known: Mapping[str, str], keys: Keys
+        self,
+        name: str,
+        table: pa.Table,
+        known: Mapping[str, str],
+        keys: Keys,
+        removed: Keys,
     ) -> pa.Table:
         """Keep the rows that are not committed yet, and note the keys of those that have one."""
         if name not in TABLE_KEYS:
             return _subtract(table, self._store.snapshot.table(name))
-        committed = self._store.snapshot.keys.get(name, {})
+        going = removed.get(name, {})
+        committed = {
+            key: content
+            for key, content in self._store.snapshot.keys.get(name, {}).items()
+            if key not in going
+        }
         is_new = []
         for row in _without_values(table).to_pylist():
             key = row_key(name, row)

@@ -23,18 +23,19 @@ _ALWAYS = {"time", "event", "run_id", "pid", "host"}
 @dataclass(frozen=True, slots=True)
 class EventLog:
     """
-    The file `events.jsonl` of a store.
+    The file `events.jsonl` of a store, or another of its kind.
 
     It is talk, not truth: nothing in the store depends on it, it may be deleted, and no commit
     names it.
     """
 
     root: Path
+    name: str = EVENTS
 
     @property
     def path(self) -> Path:
         """Where the file lies, or would."""
-        return self.root / EVENTS
+        return self.root / self.name
 
     def append(self, event: str, **facts: Any) -> None:
         """

@@ -15,6 +15,7 @@ COMMITS = "commits"
 SEGMENTS = "segments"
 SCORES = "scores"
 EVENTS = "events.jsonl"
+ANALYSES = "analyses.jsonl"
 
 _COMMIT_NAME = re.compile(r"(\d{20})\.json")
 

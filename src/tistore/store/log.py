@@ -106,13 +106,34 @@ def is_named(files: Files, parent: Commit | None, writer: str) -> bool:
     return files.size(path) is not None and f'"writer":"{writer}"'.encode() in files.read(path)
 
 
-def collect_keys(commits: Sequence[Commit]) -> dict[str, dict[str, str]]:
-    """Merge the unique keys of these commits: for each kind, key → hash of its content."""
-    keys: dict[str, dict[str, str]] = {}
+Keys = dict[str, dict[str, str]]
+"""For each kind, unique key → hash of its content."""
+
+
+def add_keys(known: Keys, commits: Sequence[Commit]) -> Keys:
+    """
+    Bring unique keys up to date.
+
+    Args:
+        known: Keys before these commits; left as they are.
+        commits: What follows, in order. A commit removes before it adds.
+    """
+    keys = {kind: dict(entries) for kind, entries in known.items()}
     for commit in commits:
+        for kind, entries in removed_by(commit).items():
+            held = keys.setdefault(kind, {})
+            for key, content in entries.items():
+                if held.get(key) == content:
+                    del held[key]
         for kind, entries in commit.body["keys"].items():
             keys.setdefault(kind, {}).update(entries)
     return keys
+
+
+def removed_by(commit: Commit) -> Keys:
+    """What a commit removes of earlier ones: for each table, key → hash of the row's content."""
+    removed: Keys = commit.body.get("removed", {})
+    return removed
 
 
 def _parse(data: bytes, number: int, parent: str) -> Commit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from tistore.errors import NotStoredError, nearest
+from tistore.schemas.choice import Choice
 from tistore.schemas.head import Head
 from tistore.schemas.model import Model
 from tistore.schemas.response import ResponseSlot
@@ -18,8 +19,8 @@ from tistore.schemas.site import Site
 from tistore.schemas.tables import LOG_TABLES, STREAMED_TABLES
 from tistore.schemas.vector import Vector
 from tistore.store.files import FileRecord, Files, read_checked
-from tistore.store.keys import row_key
-from tistore.store.log import Commit, collect_keys
+from tistore.store.keys import row_content, row_key
+from tistore.store.log import Commit, Keys, add_keys, removed_by
 from tistore.store.segment import Segment
 from tistore.store.table_cache import TableCache
 from tistore.store.tables import decode_table
@@ -79,11 +80,10 @@ class Snapshot:
         return self.commits[-1].number if self.commits else 0
 
     @cached_property
-    def keys(self) -> dict[str, dict[str, str]]:
+    def keys(self) -> Keys:
         """Unique keys of everything committed: for each kind, key → hash of its content."""
         number, keys = self._known
-        newer = collect_keys(self.commits[number:])
-        return {kind: keys.get(kind, {}) | newer.get(kind, {}) for kind in {*keys, *newer}}
+        return add_keys(keys, self.commits[number:])
 
     @cached_property
     def files(self) -> tuple[FileRecord, ...]:
@@ -96,6 +96,8 @@ class Snapshot:
         """
         Read a table of the log: models, prompts, vectors, …; its files in commit order.
 
+        Rows that a later commit has removed are not in it.
+
         Raises:
             NotStoredError: There is no such table.
             IntegrityError: A file is missing or damaged.
@@ -107,24 +109,76 @@ class Snapshot:
             )
         if name not in LOG_TABLES:
             raise NotStoredError(f"no table {name!r}; {nearest(name, LOG_TABLES)}")
-        tables = [self._decode(record) for record in self._table_files(name)]
+        tables = [self._decode_live(name, *found) for found in self._numbered_files(name)]
         schema = LOG_TABLES[name]
         # Files from before a column was added lack it: it is NULL there.
         whole = pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
         return whole.select(schema.names)
 
     def vectors(self) -> tuple[Vector, ...]:
-        """Every vector, in the order they were added."""
+        """Every vector, in the order they were added; chosen ones say so."""
         return self._vectors
 
     @cached_property
     def _vectors(self) -> tuple[Vector, ...]:
         found: list[Vector] = []
-        for record in self._table_files("vectors"):
+        for number, record in self._numbered_files("vectors"):
             if record.path not in self._read_vectors:
                 self._read_vectors[record.path] = read_vectors(self._decode(record))
-            found += self._read_vectors[record.path]
-        return tuple(found)
+            found += (
+                vector
+                for vector in self._read_vectors[record.path]
+                # Hashes of large vectors take time: they are worked out where they can matter.
+                if "vectors" not in self._removals
+                or not self._is_removed("vectors", number, vector.key, vector.content_hash)
+            )
+        return tuple(map(self._mark, found))
+
+    def _mark(self, vector: Vector) -> Vector:
+        """Let the chosen vector of a trait and model say so."""
+        choice = self.choices.get((vector.trait, vector.model))
+        if choice is None or not choice.means(vector):
+            return vector
+        return replace(vector, chosen=choice.reason)
+
+    @cached_property
+    def choices(self) -> dict[tuple[str, str | None], Choice]:
+        """The last choice for each trait and model, whether its vector is still there or not."""
+        rows = map(Choice.from_row, self.table("choices").to_pylist())
+        return {(choice.trait, choice.model): choice for choice in rows}
+
+    def _decode_live(self, name: str, number: int, record: FileRecord) -> pa.Table:
+        """Decode a file of a table without the rows that later commits removed."""
+        table = self._decode(record)
+        if name not in self._removals:
+            return table
+        light = table.drop_columns(["values"]) if "values" in table.column_names else table
+        is_live = [
+            not self._is_removed(name, number, row_key(name, row), row_content(name, row))
+            for row in light.to_pylist()
+        ]
+        return table if all(is_live) else table.filter(pa.array(is_live, pa.bool_()))
+
+    def _is_removed(self, name: str, number: int, key: str, content: str) -> bool:
+        """Whether a commit after `number` removes a row."""
+        return self._removals.get(name, {}).get((key, content), 0) > number
+
+    def gone(self, name: str) -> set[tuple[str, str]]:
+        """What was removed from a table and is not there again: keys and hashes of contents."""
+        live = self.keys.get(name, {})
+        removed = self._removals.get(name, {})
+        return {(key, content) for key, content in removed if live.get(key) != content}
+
+    @cached_property
+    def _removals(self) -> dict[str, dict[tuple[str, str], int]]:
+        """For each table, the last commit that removes a key's content."""
+        found: dict[str, dict[tuple[str, str], int]] = {}
+        for commit in self.commits:
+            for name, entries in removed_by(commit).items():
+                found.setdefault(name, {}).update(
+                    {(key, content): commit.number for key, content in entries.items()}
+                )
+        return found
 
     def _decode(self, record: FileRecord) -> pa.Table:
         if record.path not in self._decoded:
@@ -224,7 +278,15 @@ class Snapshot:
         return walked
 
     def _table_files(self, name: str) -> list[FileRecord]:
-        return [record for commit in self.commits for record in _list_files(commit, name)]
+        return [record for _, record in self._numbered_files(name)]
+
+    def _numbered_files(self, name: str) -> list[tuple[int, FileRecord]]:
+        """List a table's files, each with the number of its commit."""
+        return [
+            (commit.number, record)
+            for commit in self.commits
+            for record in _list_files(commit, name)
+        ]
 
 
 def _list_files(commit: Commit, table: str) -> list[FileRecord]:

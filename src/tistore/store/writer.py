@@ -5,20 +5,28 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
 from tistore.datasets.clauses import Offset
-from tistore.errors import InvalidRecordError, KeyConflictError, NoRoomError, nearest
+from tistore.errors import (
+    InvalidRecordError,
+    KeyConflictError,
+    NoRoomError,
+    NotStoredError,
+    nearest,
+)
 from tistore.schemas.head import Head, VocabularyBlock
 from tistore.schemas.model import Model
 from tistore.schemas.prompt import Prompt
 from tistore.schemas.response import ResponseSlot
 from tistore.schemas.tables import LOG_TABLES, TABLE_KEYS
+from tistore.schemas.vector import Vector
 from tistore.store.files import Files
 from tistore.store.keys import row_content, row_key, slot_key
 from tistore.store.layout import segment_folder
-from tistore.store.log import Commit, append_commit, is_named
+from tistore.store.log import Commit, Keys, append_commit, is_named
 from tistore.store.reading import Reading, validate_reading
 from tistore.store.segment_writer import write_segment, write_streamed, write_table
 from tistore.store.snapshot import Snapshot
@@ -26,6 +34,12 @@ from tistore.store.tables import build_table
 from tistore.store.unembedding import StreamedFile, stream_unembedding
 
 Row = Mapping[str, Any]
+
+_BY_OTHER_MEANS = {
+    "heads": ("a row of heads comes with its unembedding", "use writer.add_head"),
+    "removals": ("a row of removals comes with what it removes", "use writer.remove_vectors"),
+}
+"""Tables whose rows stand for more than themselves: why they cannot be added, and what can."""
 
 FLUSH_BYTES = 256 * 1024 * 1024
 FLUSH_SECONDS = 60.0
@@ -71,6 +85,7 @@ class Writer:
         self._readings: dict[str, Reading] = {}
         self._responses: dict[ResponseSlot, str] = {}
         self._rows: dict[str, dict[str, Row]] = {table: {} for table in LOG_TABLES}
+        self._removed: Keys = {}
         self._streamed: StreamedFile | None = None
         self._waiting_since: float | None = None
         self._is_open = True
@@ -207,12 +222,44 @@ class Writer:
         self._require_open()
         if table not in LOG_TABLES:
             raise InvalidRecordError(f"no table {table!r}; {nearest(table, LOG_TABLES)}")
-        if table == "heads":
-            raise InvalidRecordError(
-                "a row of heads comes with its unembedding", mend="use writer.add_head"
-            )
+        if table in _BY_OTHER_MEANS:
+            why, mend = _BY_OTHER_MEANS[table]
+            raise InvalidRecordError(why, mend=mend)
         build_table(LOG_TABLES[table], rows, table)
         self._rows[table] |= self._pick_new(table, rows)
+
+    def remove_vectors(self, vectors: Sequence[Vector], reason: str | None = None) -> None:
+        """
+        Remove vectors with the next commit: a tombstone in the log, no byte is overwritten.
+
+        What is added afterwards may have their names. Stores opened at an earlier commit still
+        have them.
+
+        Args:
+            vectors: Vectors of the store.
+            reason: For people.
+
+        Raises:
+            NotStoredError: One of them is not in the store; none is removed then.
+        """
+        self._require_open()
+        committed = self._snapshot.keys.get("vectors", {})
+        for vector in vectors:
+            if committed.get(vector.key) != vector.content_hash:
+                raise NotStoredError(f"{vector.reference} is not in this store")
+        now = datetime.now(UTC)
+        for vector in vectors:
+            if vector.key not in self._removed.setdefault("vectors", {}):
+                self._removed["vectors"][vector.key] = vector.content_hash
+                row = {
+                    "table": "vectors",
+                    "name": f"{vector.reference} {vector.component} {vector.position}",
+                    "content": vector.content_hash,
+                    "reason": reason,
+                    "removed_at": now,
+                }
+                # Under the removed vector's own key: should another writer be first, it goes too.
+                self._rows["removals"][vector.key] = row
 
     def add_head(
         self,
@@ -354,9 +401,10 @@ class Writer:
         """Pick the rows that are neither committed nor waiting, by key."""
         new: dict[str, Row] = {}
         committed = self._snapshot.keys.get(table, {})
+        removed = self._removed.get(table, {})
         for row in rows:
             key = row_key(table, row)
-            held = committed.get(key)
+            held = None if key in removed else committed.get(key)
             if held is None and (same := waiting.get(key) or new.get(key)):
                 held = row_content(table, same)
             if held not in (None, row_content(table, row)):
@@ -417,7 +465,8 @@ class Writer:
         for name, rows in filled.items():
             if name in TABLE_KEYS:
                 keys[name] = {key: row_content(name, row) for key, row in rows.items()}
-        return {"segments": segments, "tables": tables, "keys": keys}
+        additions = {"segments": segments, "tables": tables, "keys": keys}
+        return additions | ({"removed": self._removed} if self._removed else {})
 
     def _acknowledge(self, commit: Commit) -> None:
         self._snapshot = Snapshot(
@@ -427,6 +476,7 @@ class Writer:
         self._readings.clear()
         self.pending_bytes = 0
         self._responses.clear()
+        self._removed = {}
         for rows in self._rows.values():
             rows.clear()
 
@@ -443,7 +493,10 @@ class Writer:
                 conflicts.append(error)
         self._readings = readings
         self.pending_bytes = sum(reading.size_bytes for reading in readings.values())
+        self._drop_removed(snapshot)
         for table, rows in self._rows.items():
+            if table == "removals":
+                continue
             new: dict[str, Row] = {}
             for row in rows.values():
                 try:
@@ -452,6 +505,18 @@ class Writer:
                     conflicts.append(error)
             self._rows[table] = new
         return conflicts
+
+    def _drop_removed(self, snapshot: Snapshot) -> None:
+        """Forget to remove what another writer has removed or replaced in the meantime."""
+        committed = snapshot.keys.get("vectors", {})
+        still = {
+            key: content
+            for key, content in self._removed.get("vectors", {}).items()
+            if committed.get(key) == content
+        }
+        self._removed = {"vectors": still} if still else {}
+        rows = self._rows["removals"]
+        self._rows["removals"] = {key: row for key, row in rows.items() if key in still}
 
     def _check_room(self) -> None:
         free = self._files.free_bytes()

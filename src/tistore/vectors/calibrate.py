@@ -15,7 +15,7 @@ from tistore.query.scan import count_processors
 from tistore.query.span_question import check_condition
 from tistore.query.store import Store
 from tistore.schemas.calibration import Calibration, DimensionCalibration, LayerCalibration
-from tistore.schemas.model import SECOND_READING
+from tistore.schemas.model import is_copy
 from tistore.schemas.site import Component
 from tistore.store.segment import Segment
 from tistore.vectors.measuring import Measuring, ReaderReadings
@@ -61,7 +61,7 @@ def calibrate(
     if where is not None:
         check_condition(where)
     known = _list_readers(store)
-    wanted = readers or [reader for reader in known if not reader.endswith(SECOND_READING)]
+    wanted = readers or [reader for reader in known if not is_copy(reader)]
     chosen: list[ReaderReadings] = []
     for reader in dict.fromkeys(wanted):
         if reader not in known:

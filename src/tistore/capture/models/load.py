@@ -27,7 +27,12 @@ from tistore.capture.models.fingerprint import (
     hash_template,
     hash_tokenizer,
 )
-from tistore.capture.models.quantization import configure_quantization, keep_weights_unpacked
+from tistore.capture.models.quantization import (
+    ROUNDED_BITS,
+    configure_quantization,
+    keep_weights_unpacked,
+)
+from tistore.capture.models.rounded_weights import round_weights
 from tistore.errors import ModelLoadError, NoRoomError, nearest
 from tistore.schemas.model import Model
 from tistore.schemas.site import Site
@@ -200,6 +205,12 @@ def load_base(config: RunConfig, weights: str | None = None) -> LoadedBase:
         )
     if base.quantization == "4bit":
         keep_weights_unpacked(model)
+    bits = ROUNDED_BITS.get(base.quantization)
+    if bits is not None and not round_weights(model, bits):
+        raise ModelLoadError(
+            f"base {base.path} has no linear layers whose weights could be rounded to {bits} bits",
+            mend="use another quantization",
+        )
     return LoadedBase(
         base, model.requires_grad_(False).eval(), tokenizer, config.adapters_on(base.name)
     )

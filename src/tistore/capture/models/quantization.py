@@ -1,4 +1,4 @@
-"""Weights quantized on load, by bitsandbytes."""
+"""Weights quantized on load: by bitsandbytes, or rounded where they are."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from transformers import BitsAndBytesConfig
 
 from tistore.capture.config import Quantization
 
+ROUNDED_BITS: dict[Quantization | None, int] = {"int4 (rounded)": 4, "int3 (rounded)": 3}
+"""Of a weight, where it is rounded after it was loaded."""
+
 
 def configure_quantization(quantization: Quantization | None) -> BitsAndBytesConfig | None:
     """Say how a model's weights are quantized on load; None loads them as stored."""
-    if quantization is None:
+    if quantization is None or quantization in ROUNDED_BITS:
         return None
     options: dict[str, Any] = {"load_in_8bit": True}
     if quantization == "4bit":

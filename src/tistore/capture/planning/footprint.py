@@ -118,7 +118,7 @@ def measure_weights(base: BaseConfig, skeleton: PreTrainedModel) -> int:
     Raises:
         ModelLoadError: A file of weights is damaged.
     """
-    if base.quantization is not None:
+    if base.quantization in QUANTIZED_BYTES:
         return _measure_quantized(base, skeleton)
     files = sorted(base.path.path.glob("*.safetensors")) if base.path.is_local else []
     if not files:

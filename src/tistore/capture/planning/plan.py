@@ -22,6 +22,7 @@ from tistore.capture.planning.organism_plan import OrganismPlan, plan_organism
 from tistore.capture.planning.pairs import refuse_mixed_pairs
 from tistore.capture.planning.preflight import CheckedRun, check_run
 from tistore.capture.running.agenda import Agenda
+from tistore.capture.running.passes import list_passes
 from tistore.capture.texts.given import GivenResponses, read_given
 from tistore.errors import ConfigError, NoRoomError, NotAStoreError, StoreNotFoundError
 from tistore.schemas.response import CaptureSettings
@@ -298,7 +299,11 @@ def _plan_footprints(
     for name, weights in checked.weights.items():
         sizes = {adapter.name: measure_adapter(adapter) for adapter in weights.adapters}
         # An author's adapter and its readers' are in memory together, and then taken off.
-        together = (sum(sizes.get(m, 0) for m in {o.name, *o.readers}) for o in organisms)
+        together = (
+            sum(sizes.get(one, 0) for one in {stage.author, *stage.readers})
+            for each in list_passes(config)
+            for stage in each.stages
+        )
         footprints[name] = measure_footprint(
             weights.config,
             weights.skeleton,

@@ -131,7 +131,9 @@ class Deviation:
 
 def find_tolerance(model: Model) -> Tolerance:
     """Look up what rounding may do to a model's readings; float32 where nothing is known."""
-    found = TOLERANCES.get(model.quantization or model.dtype or "float32", TOLERANCES["float32"])
+    # Rounded weights are read as any of their dtype are.
+    names = [name for name in (model.quantization, model.dtype) if name is not None]
+    found = next((TOLERANCES[one] for one in names if one in TOLERANCES), TOLERANCES["float32"])
     is_exact = found.relative <= TOLERANCES["float32"].relative
     if model.family in ROUTED_FAMILIES and not is_exact:
         return Tolerance(found.relative, found.logprob, allows_outliers=True)

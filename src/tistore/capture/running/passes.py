@@ -56,9 +56,20 @@ def list_passes(config: RunConfig) -> list[Pass]:
                 continue
             now = [reader for reader in readers if config.weights_of(reader) == weights]
             if now or writes:
-                stages.append(Stage(author, tuple(now), is_own))
+                stages += [Stage(author, some, is_own) for some in _share_out(config, author, now)]
             is_written.add(author)
             left[author] = [reader for reader in readers if reader not in now]
         if stages:
             passes.append(Pass(weights, tuple(stages)))
     return passes
+
+
+def _share_out(config: RunConfig, author: str, readers: list[str]) -> list[tuple[str, ...]]:
+    """Have a base's answers read by one adapter after the other: together they may be too many."""
+    if author not in config.weights:
+        return [tuple(readers)]
+    adapters = [reader for reader in readers if reader in config.adapters]
+    loaded = tuple(reader for reader in readers if reader not in adapters)
+    alone = [(adapter,) for adapter in adapters]
+    # Whoever writes does so before any adapter reads.
+    return [loaded, *alone] if loaded or not alone else alone

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from tistore.capture.config import PromptSetConfig, RunConfig
 from tistore.capture.tokenize import EncodedPrompt, encode_prompt
 from tistore.datasets.prompt_sets import PromptSet, name_prompt_set, read_prompt_set
+from tistore.datasets.shipped import shipped_name
 from tistore.errors import CaptureError, ConfigError, DatasetError, nearest
 from tistore.schemas.prompt import Prompt
 from tistore.schemas.response import ResponseSlot
@@ -114,7 +115,8 @@ def _select(entry: PromptSetConfig) -> Selection:
             f"no prompt set at {entry.path.path}",
             mend="check its path; it is relative to the config file",
         )
-    read = read_prompt_set(entry.path.path, entry.name or name_prompt_set(entry.path.path))
+    name = entry.name or shipped_name(entry.path.given) or name_prompt_set(entry.path.path)
+    read = read_prompt_set(entry.path.path, name)
     known = {prompt.prompt_id: prompt for prompt in read.prompts}
     prompts = read.prompts
     if entry.prompt_ids is not None:

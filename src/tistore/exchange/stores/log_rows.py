@@ -66,6 +66,7 @@ class _Belonging:
         sets = {row["prompt_set"] for row in readings}
         responses = {row["response_id"] for row in readings}
         slots = {_slot(row) for row in readings}
+        read_by = {(row["response_id"], row["reader"]) for row in readings}
         keys = {row["reading_key"] for row in readings}
         readers = {row["reader"] for row in readings}
         heads = {head for reader, head in self._reader_heads.items() if reader in readers}
@@ -75,6 +76,8 @@ class _Belonging:
             "prompts": lambda row: (row["prompt_set"], row["prompt_id"]) in prompts,
             "prompt_sets": lambda row: row["prompt_set"] in sets,
             "annotations": lambda row: row["response_id"] in responses,
+            "judgements": lambda row: row["response_id"] in responses,
+            "parity": lambda row: (row["response_id"], row["reader"]) in read_by,
             "generations": lambda row: _slot(row) in slots,
             "sources": lambda row: row["reading_key"] is None or row["reading_key"] in keys,
             "runs": lambda row: row["run_id"] in runs,

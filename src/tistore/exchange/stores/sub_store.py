@@ -92,7 +92,8 @@ def export_store(
             tables={"heads": heads.slice(place, 1)},
             streamed=store.snapshot.unembedding(head_hash).copied(),
         )
-    log.commit(tables=tables, known=store.snapshot.keys)
+    gone = store.snapshot.gone("vectors")
+    log.commit(tables=tables, known=store.snapshot.keys, gone=gone)
     log.commit(tables={"runs": run})
     lacking = _Lacking(dict(target.snapshot.keys.get("readings", {})))
     n_copied = 0

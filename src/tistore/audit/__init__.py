@@ -1,0 +1,1 @@
+"""What changed in an organism, where, and how sure that is."""

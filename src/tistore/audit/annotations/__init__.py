@@ -1,0 +1,1 @@
+"""Labelled spans of responses: brought in, taken out, and looked at along vectors."""

@@ -1,0 +1,113 @@
+"""A ranking's rows: flat, and all with the same keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tistore.audit.ranking.comparison import Comparison
+from tistore.audit.ranking.coverage import Coverage
+from tistore.audit.ranking.findings import Cell, Findings
+
+Noise = Mapping[tuple[str, str], float]
+"""(organism, vector reference) → how far a second reading moves a score, in score units."""
+
+
+def lay_out(found: Findings, cell: Cell, noise: Noise) -> dict[str, Any]:
+    """Lay out one organism and trait; see `rank` for what the keys mean."""
+    table, mean = found.table, found.mean
+    vector = table.cells.vectors[cell.trait]
+    organism = table.organisms[int(found.chosen[cell.organism])]
+    return {
+        "organism": organism,
+        "family": table.family_of(organism),
+        "trait": vector.trait,
+        "vector": vector.reference,
+        "part": found.part,
+        "flags": found.flags(cell),
+        "g": _plain(mean.means.g[cell.at]),
+        "low": _plain(found.low[cell.at]),
+        "high": _plain(found.high[cell.at]),
+        "mean": _plain(mean.means.mean[cell.at]),
+        "p": _plain(mean.p[cell.at]),
+        "q": _plain(mean.q[cell.at]),
+        "p_max": _plain(found.p_max[cell.at]),
+        "spread_z": _plain(mean.departures.spread_z[cell.at]),
+        "percentile": _plain(mean.departures.percentile[cell.at]),
+        **_lay_out_worst(found, cell),
+        **_lay_out_slope("slope", found.slope, cell),
+        **_lay_out_slope("turn_slope", found.turn, cell),
+        **_lay_out_subset(found, cell),
+        "n_prompts": int(mean.means.n[cell.at]),
+        "n_others": int(mean.departures.n_others[cell.at]),
+        "mde": _plain(found.mde[cell.at]),
+        "noise_floor": _noise_floor(found, cell, noise.get((organism, vector.reference))),
+        "coverage": str(_cover(found, cell, organism)),
+    }
+
+
+def prominence(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Sort what is flagged first, then by the smallest q of any test, then by g."""
+    keys = ("q", "spike_q", "slope_q", "turn_slope_q", "subset_q")
+    known = [row[key] for key in keys if row[key] is not None]
+    names = row["organism"], row["trait"]
+    return (not row["flags"], min(known, default=2.0), -abs(row["g"] or 0.0), *names)
+
+
+def _lay_out_worst(found: Findings, cell: Cell) -> dict[str, Any]:
+    z = found.spike_z[cell.organism, :, cell.trait]
+    if not np.isfinite(z).any():
+        return {"worst_prompt": None, "worst_z": None, "spike_q": None}
+    worst = int(np.nanargmax(np.abs(z)))
+    prompt = found.table.prompts[worst]
+    return {
+        "worst_prompt": f"{prompt.prompt_set}#{prompt.prompt_id}",
+        "worst_z": _plain(z[worst]),
+        "spike_q": _plain(found.spike_q[cell.at]),
+    }
+
+
+def _lay_out_slope(name: str, tested: Comparison | None, cell: Cell) -> dict[str, Any]:
+    if tested is None:
+        return {name: None, f"{name}_q": None}
+    return {name: _plain(tested.means.mean[cell.at]), f"{name}_q": _plain(tested.q[cell.at])}
+
+
+def _lay_out_subset(found: Findings, cell: Cell) -> dict[str, Any]:
+    """Show the subset of the smallest q, of several the one that lies furthest out."""
+    known = [
+        (float(one.q[cell.at]), -abs(float(one.tested.means.g[cell.at])), name)
+        for name, one in found.subsets.items()
+        if np.isfinite(one.q[cell.at])
+    ]
+    if not known:
+        return {"subset": None, "subset_g": None, "subset_q": None}
+    q, _, name = min(known)
+    g = found.subsets[name].tested.means.g[cell.at]
+    return {"subset": name, "subset_g": _plain(g), "subset_q": q}
+
+
+def _noise_floor(found: Findings, cell: Cell, moved: float | None) -> float | None:
+    deviation = float(found.mean.means.deviation[cell.at])
+    return moved / deviation if moved is not None and deviation > 0 else None
+
+
+def _cover(found: Findings, cell: Cell, organism: str) -> Coverage:
+    return Coverage(
+        n_prompts=int(found.mean.means.n[cell.at]),
+        n_others=int(found.mean.departures.n_others[cell.at]),
+        smallest_effect=float(found.mde[cell.at]),
+        has_slopes=_is_known(found.slope, cell),
+        has_turns=_is_known(found.turn, cell),
+        has_replays=found.table.replayed(organism),
+    )
+
+
+def _is_known(tested: Comparison | None, cell: Cell) -> bool:
+    return tested is not None and bool(np.isfinite(tested.p[cell.at]))
+
+
+def _plain(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""Which of a trait's vectors its bare name means."""

@@ -1,0 +1,1 @@
+"""How good a direction is, measured on scenarios it was not fitted on."""

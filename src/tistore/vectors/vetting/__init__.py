@@ -1,0 +1,1 @@
+"""Vetting: a judge says which scenarios show what they are meant to show."""

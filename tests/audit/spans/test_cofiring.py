@@ -1,0 +1,134 @@
+"""Spans at which several traits fire: against plain regression, and with duplicates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LinearRegression
+
+from tistore.audit.spans.choice import SpanChoice
+from tistore.audit.spans.cofiring import THRESHOLD, count_effective, find_cofiring, find_fired
+from tistore.errors import QueryError
+from tistore.query.span_question import SpanQuestion
+
+
+def residual_z(z, target, given_):
+    """How far a trait lies off what the others predict, over the rows, by scikit-learn."""
+    if not given_:
+        return z[:, target]
+    model = LinearRegression().fit(z[:, given_], z[:, target])
+    residual = z[:, target] - model.predict(z[:, given_])
+    return residual / residual.std()
+
+
+def draw(seed, n_traits, n_rows=400):
+    rng = np.random.default_rng(seed)
+    raw = rng.standard_normal((n_rows, n_traits)) @ rng.standard_normal((n_traits, n_traits))
+    return (raw - raw.mean(axis=0)) / raw.std(axis=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n_traits=st.integers(2, 5),
+    order=st.sampled_from(["highest", "lowest", "absolute"]),
+)
+def test_each_trait_counts_given_those_before_it(seed, n_traits, order):
+    z = draw(seed, n_traits)
+    size = {"highest": z, "lowest": -z, "absolute": abs(z)}[order]
+
+    fired = dict(find_fired(z, np.corrcoef(z, rowvar=False), order))
+
+    for place, one in fired.items():
+        assert len(one.places) == len(set(one.places)) >= 2
+        assert (size[place, list(one.places)] > THRESHOLD).all()
+        assert one.places[0] == size[place].argmax()
+        assert one.strength == pytest.approx(np.linalg.norm(one.z))
+        for at, (trait, own) in enumerate(zip(one.places, one.z, strict=True)):
+            wanted = residual_z(z, trait, list(one.places[:at]))[place]
+            assert own == pytest.approx(wanted, rel=1e-6)
+
+
+def test_of_traits_that_do_not_correlate_all_beyond_the_threshold_count():
+    z = np.random.default_rng(1).standard_normal((5000, 4))
+
+    fired = dict(find_fired(z, np.eye(4)))
+
+    assert sorted(fired) == np.flatnonzero((z > 2).sum(axis=1) >= 2).tolist()
+    assert all(
+        sorted(one.places) == np.flatnonzero(z[at] > 2).tolist() for at, one in fired.items()
+    )
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_a_trait_that_is_there_twice_counts_once(noise):
+    rng = np.random.default_rng(2)
+    one = rng.standard_normal(2000)
+    z = np.stack([one, one + noise * rng.standard_normal(2000), one], axis=1)
+    z /= z.std(axis=0)
+
+    fired = dict(find_fired(z, np.corrcoef(z, rowvar=False)))
+
+    assert len(fired) <= 2  # a lucky remainder of the noise
+    assert count_effective(np.corrcoef(z, rowvar=False)) == pytest.approx(1, abs=0.05)
+
+
+def test_the_effective_number_is_the_participation_ratio_of_eigenvalues():
+    correlation = np.corrcoef(draw(3, 6), rowvar=False)
+    roots = np.linalg.eigvalsh(correlation)
+
+    assert count_effective(correlation) == pytest.approx(roots.sum() ** 2 / (roots**2).sum())
+    assert count_effective(np.eye(7)) == pytest.approx(7)
+
+
+@pytest.mark.parametrize("order", ["highest", "absolute"])
+@pytest.mark.parametrize("choice", [SpanChoice(), SpanChoice(standardise=True)])
+def test_the_spans_found_are_there_and_strongest_first(truth, order, choice):
+    found = find_cofiring(
+        truth.store, SpanQuestion("warm", by="token", order=order, n=5), ["warm", "wary"], choice
+    )
+
+    scores = [row["score"] for row in found.rows]
+    assert scores == sorted(scores, reverse=True)
+    assert 1 < found.n_effective <= 2
+    assert found.n_cofiring >= len(found.rows) >= 1
+    tokens = {}
+    for (response_id, reader), values in truth.scores.items():
+        tokens.setdefault(reader, []).append((response_id, values))
+    for row in found.rows:
+        own = dict(tokens[row["organism"]])
+        z = own[row["response_id"]][row["token_start"] - 1]
+        everything = np.concatenate([
+            values for name, values in own.items()
+            if row["organism"] != "instruct" or truth.own[name] == "instruct"
+        ])  # fmt: skip
+        z = (z - everything.mean(axis=0)) / everything.std(axis=0)
+        assert ((abs(z) if order == "absolute" else z) > 2).all()
+        assert row["n_traits"] == 2
+        first = ["warm", "wary"][int(abs(z).argmax())]
+        assert row["traits"].startswith(f"{first} {z[abs(z).argmax()]:+.1f}, ")
+    texts = [row["text"].strip().lower() for row in found.rows]
+    assert len(set(texts)) == len(texts)
+
+
+def test_the_same_vector_under_two_names_never_fires_alone(truth):
+    with pytest.raises(QueryError, match="at none of .* do two of the traits"):
+        find_cofiring(truth.store, SpanQuestion("warm"), ["warm", "tone/warm"])
+
+
+@pytest.mark.parametrize(
+    ("traits", "question", "choice", "told"),
+    [
+        (["warm"], {}, {}, "cannot fire together"),
+        (["warm", "warm"], {}, {}, "cannot fire together"),
+        (["warm", "wary"], {}, {"both": True}, "one list"),
+        (["warm", "wary"], {}, {"quantiles": True}, "one list"),
+        (["warm", "wary"], {"by": "response", "rank_by": "max"}, {}, "is of means"),
+        (["warm", "warry"], {}, {}, "did you mean"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(truth, traits, question, choice, told):
+    with pytest.raises(QueryError, match=told):
+        find_cofiring(truth.store, SpanQuestion("warm", **question), traits, SpanChoice(**choice))
