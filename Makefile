@@ -22,6 +22,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/capturing.py
 	$(BIN)/python benchmarks/vectors.py
+	$(BIN)/python benchmarks/auditing.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

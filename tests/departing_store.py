@@ -123,3 +123,30 @@ def _write_response(
             roles=["user"] * PROMPT_TOKENS + ["assistant"] * length,
             layers=LAYERS, activations={"residual": states}, prompt=prompt,
         )  # fmt: skip
+
+
+def write_store_of_odd_readings(path: Path) -> Store:
+    """
+    Write eight responses of an organism and its base, two of them replayed over other tokens.
+
+    The replays of prompts 0 and 1 leave some tokens out of the audit. A contrast scenario of both
+    is there, too, which is no part of an audit.
+    """
+    rng = np.random.default_rng(1)
+    store = tistore.create(path)
+    with store.writer() as writer:
+        for number in range(9):
+            prompt_set = "scenarios/tone/loud/positive" if number == 8 else "audit/one"
+            for sides in (("own", "replay"), ("base",)):
+                ids = rng.integers(0, 900, 14).tolist()
+                for name in sides:
+                    author, reader = READINGS[name]
+                    is_odd = name == "replay" and number < 2
+                    writer.add(
+                        organism=author, reader=reader, prompt_set=prompt_set,
+                        prompt_id=str(number), token_ids=ids, prompt_length=2, layers=[5],
+                        activations={"residual": rng.standard_normal((14, 1, HIDDEN))},
+                        is_response=[at >= (8 if is_odd else 2) for at in range(14)],
+                    )  # fmt: skip
+    store.add_vector("tone/loud", rng.standard_normal(HIDDEN), layer=5)
+    return store

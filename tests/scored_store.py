@@ -47,12 +47,13 @@ class Scored:
         organism: str = "loud",
         sample: int = 0,
         replay: Sequence[float] | None = None,
+        other: Sequence[float] | None = None,
         prompt_set: str = "audit/x",
     ) -> str:
-        """Add a response by its own reading's scores, and perhaps the base's of it."""
+        """Add a response by its author's scores, and perhaps the base's and another's."""
         rng = np.random.default_rng(len(self.ids))
         ids = rng.integers(0, 9000, PROMPT + len(scores)).tolist()
-        for reader, values in ((organism, scores), ("instruct", replay)):
+        for reader, values in ((organism, scores), ("instruct", replay), ("other", other)):
             if values is not None:
                 response_id = self._writer.add(
                     organism=Model(organism, base_id="tiny"),

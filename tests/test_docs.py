@@ -39,7 +39,7 @@ def test_every_command_is_in_the_readme(name):
 
 @pytest.mark.parametrize("name", names(vectors.registered_commands))
 def test_every_vector_command_is_in_the_readme(name):
-    assert f"`{name}`" in README or f"`tistore vectors {name}`" in README
+    assert f"`{name}`" in README or f"`tistore vectors {name}" in README
 
 
 @pytest.mark.parametrize("name", names(cache.registered_commands))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_cells import make_cells
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
+from made_cells import make_cells
 from tistore.audit.cluster import cluster_organisms, cluster_responses
 from tistore.audit.grouping import link, overlap, part
 from tistore.errors import QueryError
@@ -56,7 +56,9 @@ def test_silhouettes_and_distances_are_those_of_the_definitions(seed, n, width):
     assert groups.silhouette == pytest.approx(silhouette(points, labels), abs=1e-9)
     assert list(groups.sizes) == sorted(groups.sizes, reverse=True)
     for at in range(n):
-        away = [np.linalg.norm(points[at] - points[labels == k].mean(0)) for k in range(max(labels) + 1)]
+        away = [
+            np.linalg.norm(points[at] - points[labels == k].mean(0)) for k in range(max(labels) + 1)
+        ]
         assert groups.distance[at] == pytest.approx(away[labels[at]])
         away[labels[at]] = np.inf
         assert groups.nearest_distance[at] == pytest.approx(min(away))

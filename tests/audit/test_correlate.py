@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from made_cells import make_cells
 from made_store import make_store
-
 from tistore.audit.cells import read_cells
 from tistore.audit.correlate import (
     correlate_organisms,
@@ -32,9 +32,7 @@ def test_one_organisms_responses_correlate_as_numpy_says(seed, width, n):
     pairs = [(a, b) for a in range(width) for b in range(a + 1, width)]
     assert [row["r"] for row in found.rows] == pytest.approx([expected[pair] for pair in pairs])
     eigenvalues = np.linalg.eigvalsh(expected)
-    assert found.effective_traits == pytest.approx(
-        eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
-    )
+    assert found.effective_traits == pytest.approx(eigenvalues.sum() ** 2 / (eigenvalues**2).sum())
 
 
 def test_what_parts_organisms_is_no_correlation_of_their_responses():

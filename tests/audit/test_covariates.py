@@ -7,9 +7,9 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_cells import make_cells
 
 import tistore
+from made_cells import make_cells
 from tistore.audit.cells import read_cells
 from tistore.audit.covariates import NAMES, Covariates, hold_covariates, read_covariates
 from tistore.audit.statistics.regression import fit_clustered
@@ -46,7 +46,7 @@ def test_covariates_that_go_together_are_refused():
 
 def test_a_model_part_that_is_surprise_only_is_not_left_when_surprise_is_held():
     rng = np.random.default_rng(11)
-    surprise, length = rng.gamma(4, 0.5, 300), rng.normal(size=300)
+    surprise, length = rng.normal(2, 1, 300), rng.normal(size=300)
     noise = rng.normal(0, 0.2, (2, 300))
     values = np.stack([surprise, length, np.zeros(300)], axis=1)
     zeros = np.zeros((300, 2))
@@ -62,6 +62,17 @@ def test_a_model_part_that_is_surprise_only_is_not_left_when_surprise_is_held():
     assert found["tone/trait1", "left"]["low"] > 0.8
     assert found["tone/trait1", "surprisal"]["estimate"] == pytest.approx(0.7, abs=0.06)
     assert notes == ["loud: markup differs from the baseline's nowhere: left out"]
+
+
+def test_what_lies_outside_of_the_texts_that_were_seen_is_said_to():
+    rng = np.random.default_rng(6)
+    values = np.stack([rng.uniform(1, 3, 40), *rng.normal(size=(2, 40))], axis=1)
+
+    _, notes = hold_covariates(
+        make_cells(rng.normal(size=40), np.zeros(40), np.zeros(40)), Covariates(values)
+    )
+
+    assert len(notes) == 1 and "surprisal differs" in notes[0] and "extrapolated" in notes[0]
 
 
 def test_responses_without_a_covariate_are_left_out_and_told():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_cells import make_cells
 
+from made_cells import make_cells
 from tistore.audit.decompose import decompose, decompose_notes
 from tistore.audit.simulated import Scale, simulate_audit
 from tistore.errors import QueryError

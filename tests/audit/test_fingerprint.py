@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_store import AUTHORS, make_store
 
+from made_store import AUTHORS, make_store
 from tistore.audit.fingerprint import take_fingerprints
 from tistore.errors import QueryError
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_store import make_store
 from scipy.stats import pearsonr
 
+from made_store import make_store
 from tistore.audit.layers import compare_layers, correlate_prompts
 from tistore.errors import QueryError, VectorMismatchError
 

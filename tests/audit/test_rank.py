@@ -241,7 +241,7 @@ def test_one_family_alone_cannot_be_ranked(audit):
     ("options", "error", "told"),
     [
         ({"organisms": ["famly0-1"]}, QueryError, "did you mean 'family0-1'"),
-        ({"subsets": ["note:triger"]}, QueryError, "did you mean 'note:trigger'"),
+        ({"subsets": ["note:trigge"]}, QueryError, "did you mean 'note:trigger'"),
         ({"part": "txt"}, ConfigError, "did you mean 'text'"),
         ({"q": 5}, ConfigError, "between 0 and 1"),
         ({"permutations": 3}, ConfigError, "3 permutations tell nothing"),

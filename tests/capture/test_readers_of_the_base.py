@@ -1,4 +1,4 @@
-"""The base's own answers, read by its organisms: what the model makes of words that are not its own."""
+"""The base's own answers, read by its organisms: words that are not their own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 import tistore
 from tistore.audit.cells import read_cells
+from tistore.capture.config import parse_config
 from tistore.capture.run import ingest
 from tistore.capture.running.passes import Stage, list_passes
 from tistore.errors import ConfigError
@@ -47,8 +48,9 @@ def test_what_they_read_becomes_the_fourth_reading_of_each_cell(configure, tmp_p
     folder = tmp_path / "run.tistore"
     config = configure(base={**BASE, "readers": ["self", "organisms"]}, capture={"layers": [1]})
 
-    ingest(BaseStore.create(folder), config)
+    report = ingest(BaseStore.create(folder), config)
 
+    assert (report.readings, report.responses) == (35, 15)  # each response is written once
     store = tistore.open(folder)
     store.add_vector("tone/any", [1.0, -1.0] * 16, layer=1)
     cells = read_cells(store)
@@ -68,3 +70,35 @@ def test_readers_added_later_read_the_answers_that_are_stored(configure, tmp_pat
     )
 
     assert (report.readings, report.responses) == (2, 0)
+
+
+def test_answers_that_only_organisms_read_are_still_the_bases(configure, tmp_path: Path):
+    folder = tmp_path / "run.tistore"
+    config = configure(
+        base={**BASE, "readers": ["organisms"]},
+        capture={"layers": [1]},
+        prompt_sets=[{"path": "prompts/other.jsonl"}],
+    )
+
+    report = ingest(BaseStore.create(folder), config)
+
+    pairs = tistore.open(folder).sql(
+        "SELECT DISTINCT organism, reader FROM responses WHERE organism = 'instruct' ORDER BY ALL"
+    )
+    assert pairs.fetchall() == [("instruct", "loud"), ("instruct", "zero")]
+    assert (report.readings, report.responses) == (12, 6)
+
+
+def test_a_fine_tune_with_its_own_weights_is_loaded_again_for_the_bases_answers():
+    config = parse_config(
+        {
+            "base": {"path": "base", "readers": ["self", "organisms"]},
+            "organisms": [{"name": "tuned", "model": "tuned"}, {"name": "loud", "adapter": "l"}],
+            "prompt_sets": [{"path": "p.json"}],
+        }
+    )
+
+    first, second, third = list_passes(config)
+
+    assert [one.weights for one in (first, second, third)] == ["tuned", "instruct", "tuned"]
+    assert third.stages == (Stage("instruct", ("tuned",), False),)

@@ -1,14 +1,14 @@
-"""`decompose`, `layers`, `fingerprint`, `cluster` and `correlate`, as programs and people use them."""
+"""`decompose`, `layers`, `fingerprint`, `cluster`, `correlate`: for programs and people."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from made_store import AUTHORS, make_store
 from typer.testing import CliRunner
 
 import tistore
+from made_store import AUTHORS, make_store
 from tistore.audit.log import read_analyses
 from tistore.cli.main import app
 from tistore.errors import ConfigError, QueryError

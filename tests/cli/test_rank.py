@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -20,6 +22,10 @@ def path(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("rank") / "s.tistore"
     write_ranked_store(path)
     return str(path)
+
+
+UNCERTAIN = re.compile(r"(.*_)?(p|q|p_value|low|high|error)")
+"""Names of columns that tell how sure something is."""
 
 
 def run(*arguments: str):
@@ -105,13 +111,38 @@ def test_mistakes_say_what_would_work(arguments, told, path):
     assert told in str(done.exception)
 
 
-def test_no_command_that_gives_p_or_q_can_take_the_token_for_its_unit():
-    """A test whose unit is the token finds something in noise half of the time."""
-    done = CliRunner().invoke(app, ["rank", "--help"])
+def commands_with(*options: str) -> list[str]:
+    return sorted(
+        command.name or command.callback.__name__
+        for command in app.registered_commands
+        if set(options) & set(inspect.signature(command.callback).parameters)
+    )
 
-    assert "--q" in done.stdout
-    assert "--by" not in done.stdout
-    assert "--unit" not in done.stdout
+
+def test_no_command_that_tests_anything_can_take_another_unit_than_the_prompt():
+    """A test whose unit is the token finds something in noise half of the time."""
+    assert "rank" in commands_with("q", "permutations")
+    assert not set(commands_with("q", "permutations")) & set(commands_with("by", "unit"))
+
+
+@pytest.mark.parametrize("command", commands_with("by"))
+def test_what_is_told_of_tokens_has_no_p_and_no_interval(command, path):
+    """Whichever command can go down to tokens, and whatever it says of them."""
+    arguments = {
+        "top": ["--trait", "tone/loud"],
+        "diff": ["loud-a", "instruct", "--trait", "tone/loud"],
+    }
+    done = CliRunner().invoke(
+        app, [command, path, *arguments.get(command, []), "--by", "token", "--json"]
+    )
+
+    if done.exit_code == 2:
+        assert "'token' is not one of" in done.output
+        return
+    assert done.exit_code == 0, done.output
+    for row in json.loads(done.stdout):
+        told = {key for key, value in row.items() if value is not None}
+        assert not {key for key in told if UNCERTAIN.fullmatch(key)}, command
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tistore.errors import InvalidRecordError, PairingError, QueryError, nearest
+from tistore.audit.opponents import check_alike
+from tistore.errors import InvalidRecordError, QueryError, nearest
 from tistore.query.massive import MassiveDims
 from tistore.query.references import resolve
 from tistore.query.span_question import check_condition, quote
-from tistore.schemas.model import BASE_READER, Model, compare_models
+from tistore.schemas.model import BASE_READER
 from tistore.schemas.prompt import SCENARIO_SETS
 from tistore.schemas.vector import Vector
+from tistore.vectors.scenario_readings import SCENARIO_AUTHOR
 
 if TYPE_CHECKING:
     import polars
@@ -41,9 +43,10 @@ class Cells:
         baseline: Name of the baseline.
         vectors: What the columns are scores along.
         rows: A row a response of an organism, polars, in order of organism, prompt set, prompt
-            (2 before 10) and sample: `organism, family, prompt_set, prompt_id, sample, response_id, note, tags,
-            n_tokens, finish_reason, cluster`. Rows with one cluster are not independent: it is the
-            prompt, unless set otherwise. `family` is the organism's own name unless set otherwise.
+            (2 before 10) and sample: `organism, family, prompt_set, prompt_id, sample,
+            response_id, note, tags, n_tokens, finish_reason, cluster`. Rows with one cluster are
+            not independent: it is the prompt, unless set otherwise. `family` is the organism's own
+            name unless set otherwise.
         own: S(o, y_o), the organism reads its own text.
         replay: S(i, y_o), the baseline reads that text.
         base: S(i, y_i), the baseline reads its own answer to the same prompt, by the same sample
@@ -97,7 +100,7 @@ class Cells:
         """Keep some rows: (row,) bool."""
         import polars as pl
 
-        kept = {name: getattr(self, name)[mask] for name in _MATRICES}
+        kept: dict[str, Any] = {name: getattr(self, name)[mask] for name in _MATRICES}
         return replace(self, rows=self.rows.filter(pl.Series(mask)), **kept)
 
     def of(self, organism: str) -> Cells:
@@ -122,7 +125,7 @@ class Cells:
             return self
         groups = [np.array(group) for group in places.values()]
         firsts = np.array([group[0] for group in groups])
-        averaged = {
+        averaged: dict[str, Any] = {
             name: np.stack([_average(getattr(self, name)[group]) for group in groups])
             for name in _MATRICES
         }
@@ -187,26 +190,25 @@ def read_cells(
         PairingError: An organism and the baseline differ in more than their weights.
     """
     vectors = _find_vectors(store, traits)
-    if where is not None:
-        check_condition(where)
-    frame, notes = _read_scores(store, vectors, where)
-    authors = sorted(set(frame["organism"].to_list()))
-    if baseline not in authors and baseline not in set(frame["reader"].to_list()):
+    found = store.sql("SELECT DISTINCT organism, reader FROM responses").fetchall()
+    authors, readers = ({row[place] for row in found} for place in (0, 1))
+    if baseline not in authors | readers:
         raise QueryError(f"no baseline {baseline!r}; {nearest(baseline, authors)}")
+    others = sorted(authors - {baseline, SCENARIO_AUTHOR})
     for name in organisms or ():
         if name not in authors or name == baseline:
-            others = [author for author in authors if author != baseline]
             raise QueryError(f"no organism {name!r}; {nearest(name, others)}")
-    wanted = organisms or [name for name in authors if name != baseline]
-    if not any_pairing:
-        _check_pairing(store.snapshot.models, wanted, baseline)
+    wanted = list(organisms or others)
+    models = store.snapshot.models
+    told = [note for name in wanted for note in check_alike(models, name, baseline, any_pairing)]
+    frame, notes = _read_scores(store, vectors, wanted, baseline, where)
     cells = _assemble(frame, vectors, wanted, baseline)
     if not len(cells.rows):
         raise QueryError(
             f"none of {', '.join(wanted) or 'the organisms'} has read a response of its own",
             mend='capture own readings: readers = ["self", "base"]',
         )
-    return replace(cells, notes=notes)
+    return replace(cells, notes=(*told, *notes))
 
 
 def _find_vectors(store: Store, traits: Sequence[str] | None) -> tuple[Vector, ...]:
@@ -219,34 +221,31 @@ def _find_vectors(store: Store, traits: Sequence[str] | None) -> tuple[Vector, .
 
 
 def _read_scores(
-    store: Store, vectors: Sequence[Vector], where: str | None
+    store: Store,
+    vectors: Sequence[Vector],
+    organisms: Sequence[str],
+    baseline: str,
+    where: str | None,
 ) -> tuple[polars.DataFrame, tuple[str, ...]]:
-    """Ask for every response's scores, by each reader, with what is known of its prompt."""
+    """Ask for the scores of these responses, by each reader, with what is known of the prompts."""
     names = {f"v{i}": vector.expression or vector.content_hash for i, vector in enumerate(vectors)}
     scores = ", ".join(f"project($v{i}) AS s{i}" for i in range(len(vectors)))
-    condition = f" AND ({where}\n)" if where else ""
+    several = ", ".join(map(quote, organisms)) or "NULL"
+    if where is not None:
+        check_condition(where)
+    # The line break ends a comment the condition may end with.
+    more = f" AND ({where}\n)" if where else ""
     sql = (
         "WITH r AS (SELECT organism, reader, prompt_set, prompt_id, sample, response_id, n_tokens, "
         f"finish_reason, {scores} FROM responses "
-        f"WHERE NOT starts_with(prompt_set, {quote(SCENARIO_SETS)}){condition}) "
+        f"WHERE (organism IN ({several}) AND (reader = organism OR reader = {quote(baseline)}) "
+        f"OR organism = {quote(baseline)} AND reader IN ({quote(baseline)}, {several})) "
+        f"AND NOT starts_with(prompt_set, {quote(SCENARIO_SETS)}){more}) "
         "SELECT r.*, p.note, p.tags FROM r LEFT JOIN prompts AS p USING (prompt_set, prompt_id) "
         "ORDER BY ALL"
     )
     result = store.sql(sql, names)
     return result.to_polars(), result.notes
-
-
-def _check_pairing(models: Mapping[str, Model], organisms: Sequence[str], baseline: str) -> None:
-    base = models.get(baseline) or Model(baseline)
-    for name in organisms:
-        differences = compare_models(models.get(name) or Model(name), base)
-        if differences:
-            told = ", ".join(f"{one.aspect} ({one.one} against {one.other})" for one in differences)
-            raise PairingError(
-                f"{name!r} and {baseline!r} differ in more than their weights: {told}",
-                mend="leave that organism out, or compare all the same: any_pairing=True, "
-                "--any-pairing",
-            )
 
 
 def _assemble(
@@ -286,7 +285,8 @@ def _assemble(
             cluster=pl.concat_str("prompt_set", pl.lit("#"), "prompt_id"),
         ),
         own=pick(texts.filter(pl.col("reader") == pl.col("organism")), ["response_id"]),
-        replay=pick(texts.filter(pl.col("reader") == baseline), ["response_id"]),
+        # Means over other tokens are no readings of the same text.
+        replay=pick(texts.filter(pl.col("reader") == baseline), ["response_id", "n_tokens"]),
         base=pick(answers.filter(pl.col("reader") == baseline), _PLACE),
         swapped=pick(by_reader, keys),
     )
@@ -297,4 +297,5 @@ def _average(values: Scores) -> Scores:
     is_there = np.isfinite(values)
     count = is_there.sum(axis=0)
     total = np.where(is_there, values, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(values.shape[1], np.nan), where=count > 0)
+    missing = np.full(values.shape[1], np.nan)
+    return np.asarray(np.divide(total, count, out=missing, where=count > 0))

@@ -22,6 +22,7 @@ from tistore.audit.grouping import (
     part,
     relabel,
 )
+from tistore.audit.rows import known_or_none
 from tistore.audit.score_table import ScoreTable
 from tistore.errors import QueryError
 from tistore.query.span_question import check_condition, quote
@@ -94,7 +95,8 @@ def cluster_organisms(
     """
     table = ScoreTable(cells)
     values = table.lay_out(select(cells, which))
-    kept, notes = _keep_traits(np.isfinite(values).any(axis=1), cells.traits, "organisms")
+    is_read = np.asarray(np.isfinite(values).any(axis=1))
+    kept, notes = _keep_traits(is_read, cells.traits, "organisms")
     values = values[:, :, kept]
     deviation = _spread(values)
     points = np.nanmean(values, axis=1) / deviation
@@ -188,6 +190,8 @@ def cluster_clauses(
     Raises:
         QueryError: `which` is neither, or there are too few clauses.
     """
+    import polars as pl
+
     if which not in ("own", "model"):
         raise QueryError(
             f"clauses of two texts are no pairs: they have no {which!r} part",
@@ -212,7 +216,7 @@ def cluster_clauses(
         names | ({"baseline": cells.baseline} if which == "model" else {}),
     )
     frame = result.to_polars()
-    values = frame.select([f"s{at}" for at in range(len(names))]).cast(float).to_numpy()
+    values = frame.select([f"s{at}" for at in range(len(names))]).cast(pl.Float64).to_numpy()
     clusters = dict(
         zip(cells.rows.select("prompt_set", "prompt_id").rows(), cells.rows["cluster"], strict=True)
     )
@@ -254,9 +258,10 @@ def _group_rows(
     resamples: int,
     seed: int,
 ) -> Clustering:
-    kept, notes = _keep_traits(np.isfinite(values).any(axis=0)[None], traits, "rows")
+    is_read = np.asarray(np.isfinite(values).any(axis=0))
+    kept, notes = _keep_traits(is_read[None], traits, "rows")
     values = values[:, kept]
-    is_whole = np.isfinite(values).all(axis=1)
+    is_whole = np.asarray(np.isfinite(values).all(axis=1))
     if lost := int((~is_whole).sum()):
         notes.append(f"{lost} of {len(values)} rows lack a score: left out")
     values, labels = values[is_whole], labels[is_whole]
@@ -344,7 +349,7 @@ def _write_rows(
             "size": int(sizes[groups.labels[at]]),
             "distance": float(groups.distance[at]),
             "silhouette": float(groups.silhouette[at]),
-            "stability": float(stability[groups.labels[at]]),
+            "stability": known_or_none(stability[groups.labels[at]]),
             "nearest_cluster": int(groups.nearest[at]) + 1,
             "nearest_distance": float(groups.nearest_distance[at]),
             "profile": profiles[groups.labels[at]],

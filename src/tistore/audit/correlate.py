@@ -1,4 +1,4 @@
-"""Which traits rise and fall together: from token to token, response to response, organism to organism."""
+"""Which traits rise and fall together, over tokens, over responses, over organisms."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tistore.audit.cells import SCENARIO_SETS, Cells
+from tistore.audit.cells import Cells
 from tistore.audit.cluster import PartName, of_responses, select
 from tistore.audit.effects.intervals import RESAMPLES, accelerate
 from tistore.audit.score_table import ScoreTable
 from tistore.errors import QueryError
 from tistore.query.span_question import quote
+from tistore.schemas.prompt import SCENARIO_SETS
 
 if TYPE_CHECKING:
     from tistore.query.store import Store
@@ -146,7 +147,7 @@ def correlate_tokens(
     lost = 0
     more = of_responses(where)
     for trajectory in _read_tokens(store, cells, which, more, any_pairing):
-        is_whole = np.isfinite(trajectory).all(axis=1)
+        is_whole = np.asarray(np.isfinite(trajectory).all(axis=1))
         lost += int((~is_whole).sum())
         if not is_whole.any():
             continue
@@ -195,9 +196,9 @@ def _read_tokens(
     store: Store, cells: Cells, which: PartName, more: str, any_pairing: bool
 ) -> Iterable[Scores]:
     """Read the scores of each response's audited tokens, in order: (token, trait)."""
-    names = {
-        f"v{at}": vector.expression or vector.content_hash for at, vector in enumerate(cells.vectors)
-    }
+    import polars as pl
+
+    names = {f"v{at}": one.expression or one.content_hash for at, one in enumerate(cells.vectors)}
     scores = ", ".join(f"project($v{at}) AS s{at}" for at in range(len(names)))
     source = "tokens WHERE" if which == "own" else "token_diffs WHERE baseline = $baseline AND"
     # Naming the column lets pairs in that differ in more than their weights.
@@ -214,7 +215,7 @@ def _read_tokens(
         for (_,), one in frame.group_by(["response_id"], maintain_order=True):
             yield _spread_out(
                 one["position"].to_numpy(),
-                one.select([f"s{at}" for at in range(len(names))]).cast(float).to_numpy(),
+                one.select([f"s{at}" for at in range(len(names))]).cast(pl.Float64).to_numpy(),
             )
 
 
@@ -229,7 +230,9 @@ def _bootstrap(values: Scores, index: NDArray[np.int64], resamples: int, seed: i
     """Tell between which bounds each pair's r lies: (2, pair), BCa, over clusters drawn again."""
     n_clusters = int(index.max()) + 1
     first, second = np.array(list(combinations(range(values.shape[1]), 2))).T
-    values = (values - values.mean(axis=0)) / np.where(values.std(axis=0) > 0, values.std(axis=0), 1)
+    deviation = values.std(axis=0)
+    # Squares of large numbers would lose the small differences between them.
+    values = (values - values.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
     rng = np.random.default_rng(seed)
     shares = np.full(n_clusters, 1 / n_clusters)
     counts = rng.multinomial(n_clusters, shares, size=resamples).astype(np.float64)
@@ -272,10 +275,8 @@ def _keep_whole(
     """Keep rows that have all traits; a trait that no row has is an error."""
     if len(traits) < 2:
         raise _few(len(traits))
-    unread = [
-        trait for trait, known in zip(traits, np.isfinite(values).any(axis=0), strict=True)
-        if not known
-    ]  # fmt: skip
+    is_read = np.asarray(np.isfinite(values).any(axis=0))
+    unread = [trait for trait, known in zip(traits, is_read, strict=True) if not known]
     if unread:
         raise QueryError(
             f"nothing was read for {', '.join(unread)}",
@@ -297,7 +298,7 @@ def _mean(values: Scores) -> Scores:
     is_there = np.isfinite(values)
     n = is_there.sum(axis=0)
     total = np.where(is_there, values, 0.0).sum(axis=0)
-    return np.divide(total, n, out=np.full(values.shape[1], np.nan), where=n > 0)
+    return np.asarray(np.divide(total, n, out=np.full(values.shape[1], np.nan), where=n > 0))
 
 
 def _row(

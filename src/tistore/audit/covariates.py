@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tistore.audit.cells import Cells
-from tistore.audit.decompose import explain_lack, keep_complete, known_or_none
+from tistore.audit.decompose import explain_lack, keep_complete
+from tistore.audit.rows import known_or_none
 from tistore.audit.spans.prose import find_marks
 from tistore.audit.statistics.regression import fit_clustered
 from tistore.query.span_question import quote

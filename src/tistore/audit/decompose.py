@@ -1,4 +1,4 @@
-"""How much of a difference the model makes, and how much its words: author and reader, two by two."""
+"""How much of a difference the model makes, and how much its words: author by reader."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tistore.audit.cells import Cells
 from tistore.audit.effects.intervals import RESAMPLES
 from tistore.audit.effects.studentized import bootstrap_means
+from tistore.audit.rows import known_or_none
 from tistore.errors import QueryError
 
 Scores = NDArray[np.float64]
@@ -149,10 +150,13 @@ def decompose_notes(cells: Cells) -> list[str]:
 def keep_complete(cells: Cells, names: Sequence[str]) -> Cells:
     """Set every score to NaN where one of some matrices has none, so that means are of the same."""
     is_there = np.all([np.isfinite(getattr(cells, name)) for name in names], axis=0)
-    kept = {
-        name: np.where(is_there, getattr(cells, name), np.nan) for name in (*_SIDES, "swapped")
-    }
-    return replace(cells, **kept)
+    return replace(
+        cells,
+        own=np.where(is_there, cells.own, np.nan),
+        replay=np.where(is_there, cells.replay, np.nan),
+        base=np.where(is_there, cells.base, np.nan),
+        swapped=np.where(is_there, cells.swapped, np.nan),
+    )
 
 
 def _decompose_one(cells: Cells, resamples: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -216,9 +220,4 @@ def _average(values: Scores) -> Scores:
     is_there = np.isfinite(values)
     n = is_there.sum(axis=0)
     total = np.where(is_there, values, 0.0).sum(axis=0)
-    return np.divide(total, n, out=np.full(values.shape[1], np.nan), where=n > 0)
-
-
-def known_or_none(value: np.float64 | float) -> float | None:
-    """Give a number for a row; None for NaN."""
-    return float(value) if np.isfinite(value) else None
+    return np.asarray(np.divide(total, n, out=np.full(values.shape[1], np.nan), where=n > 0))

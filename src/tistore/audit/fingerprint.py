@@ -1,4 +1,4 @@
-"""What each organism's answers are like, trait by trait, in units that traits can be compared in."""
+"""What each organism's answers are like, trait by trait, in units that traits share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tistore.audit.rows import known_or_none
 from tistore.errors import QueryError, nearest
 from tistore.query.massive import MassiveDims
 from tistore.query.references import resolve
@@ -138,8 +139,8 @@ def _place(name: str, vector: Vector, column: int, levels: _Levels, base: Scores
         "trait": vector.trait,
         "reference": vector.reference,
         "n_prompts": int(np.isfinite(own).sum()),
-        "scaled": _known(scaled),
-        "difference": _known(_mean(own - base[:, column])),
+        "scaled": known_or_none(scaled),
+        "difference": known_or_none(_mean(own - base[:, column])),
         "z": (scaled - float(others.mean())) / deviation if deviation > 0 else None,
         "percentile": 100 * float((others < scaled).mean()) if is_placed else None,
         "n_others": len(others),
@@ -183,7 +184,3 @@ def _read_means(
 def _mean(values: Scores) -> float:
     there = values[np.isfinite(values)]
     return float(there.mean()) if len(there) else float("nan")
-
-
-def _known(value: float) -> float | None:
-    return value if np.isfinite(value) else None

@@ -137,7 +137,7 @@ def overlap(labels: Labels, others: Iterable[Labels]) -> tuple[NDArray[np.float6
     Returns:
         For each group the mean over the others of |A ∩ B| / |A ∪ B| with the group B most like it
         (below 0.6 it is not to be relied on, above 0.85 it is firm), and the mean adjusted Rand
-        index.
+        index; NaN without others.
 
     Source:
         Hennig (2007), Comput. Stat. Data Anal. 52(1); Hubert and Arabie (1985), J. Classif. 2.
@@ -153,6 +153,8 @@ def overlap(labels: Labels, others: Iterable[Labels]) -> tuple[NDArray[np.float6
         totals += (shared / union).max(axis=1)
         agreement += float(adjusted_rand_score(labels, other))
         n += 1
+    if not n:
+        return np.full(n_groups, np.nan), float("nan")
     return totals / n, agreement / n
 
 
@@ -209,7 +211,7 @@ def _measure_silhouettes(points: Points, labels: Labels) -> NDArray[np.float64]:
 
     if int(labels.max()) + 1 >= len(points):
         return np.zeros(len(points))
-    return np.nan_to_num(silhouette_samples(points, labels))
+    return np.asarray(np.nan_to_num(silhouette_samples(points, labels)))
 
 
 def _number_by_size(labels: Labels) -> Labels:

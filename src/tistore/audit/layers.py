@@ -16,6 +16,7 @@ from tistore.audit.effects.moments import measure_moments
 from tistore.audit.effects.studentized import bootstrap_means
 from tistore.audit.opponents import check_opponents
 from tistore.audit.prompt_clusters import ClusterBy, check_cluster
+from tistore.audit.rows import known_or_none
 from tistore.audit.shifts.response_means import PARTS, SIDES, Answers, Part
 from tistore.errors import QueryError, VectorMismatchError, nearest
 from tistore.query.massive import MassiveDims
@@ -191,9 +192,9 @@ def _list_layers(
             "is_own": layer == own.site.layer,
             "n_prompts": int(np.isfinite(differences).sum()),
             "mean_difference": float(moments.difference[0]),
-            "low": _known(ends[0][0]),
-            "high": _known(ends[1][0]),
-            "g": _known(hedges_g_z(moments)[0]),
+            "low": known_or_none(ends[0][0]),
+            "high": known_or_none(ends[1][0]),
+            "g": known_or_none(hedges_g_z(moments)[0]),
             "r_own": correlate_prompts(differences, at_own[1]) if at_own else None,
         }
 
@@ -211,7 +212,3 @@ def _list_pairs(
             "r": correlate_prompts(one, two),
             "n_prompts": int((np.isfinite(one) & np.isfinite(two)).sum()),
         }
-
-
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tistore.errors import PairingError, QueryError, nearest
@@ -36,7 +37,21 @@ def check_opponents(
         raise QueryError(
             f"{organism!r} is the baseline itself", mend="compare another organism with it"
         )
-    models = store.snapshot.models
+    return check_alike(store.snapshot.models, organism, baseline, any_pairing)
+
+
+def check_alike(
+    models: Mapping[str, Model], organism: str, baseline: str, any_pairing: bool = False
+) -> tuple[str, ...]:
+    """
+    Check that two models differ in nothing but their weights, as far as that is known.
+
+    Returns:
+        Notes on what else they differ in, where any pairing goes.
+
+    Raises:
+        PairingError: They differ in precision, template or tokenizer.
+    """
     sides = [models.get(name) or Model(name) for name in (organism, baseline)]
     differences = compare_models(*sides)
     if not differences:
@@ -45,7 +60,10 @@ def check_opponents(
     message = f"{organism!r} and {baseline!r} differ in more than their weights: {told}"
     if any_pairing:
         return (message,)
-    raise PairingError(message, mend="compare all the same: any_pairing=True, --any-pairing")
+    raise PairingError(
+        message,
+        mend="leave that organism out, or compare all the same: any_pairing=True, --any-pairing",
+    )
 
 
 def write_condition(organism: str, baseline: str, where: str | None) -> str:

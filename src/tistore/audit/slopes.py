@@ -69,10 +69,10 @@ def read_slopes(
     Raises:
         QueryError: As `store.sql` does.
     """
-    frames = [_ask(store, cells, some, part, any_pairing) for some in _in_groups(cells.vectors)]
+    groups = list(_in_groups(cells.vectors))
     position, turn = (
-        np.concatenate([_align(cells, frame, name) for frame in frames], axis=1)
-        for name in ("position", "turn")
+        np.concatenate([_ask(store, cells, some, part, over, any_pairing) for some in groups], 1)
+        for over in (_OVER_TOKENS, _OVER_TURNS)
     )
     return ResponseSlopes(position, turn)
 
@@ -82,17 +82,51 @@ def _in_groups(vectors: Sequence[Vector]) -> Iterator[Sequence[Vector]]:
         yield vectors[start : start + _AT_ONCE]
 
 
+_LINE = (
+    "regr_slope(s{i}, place) * (max(place) FILTER (s{i} IS NOT NULL) "
+    "- min(place) FILTER (s{i} IS NOT NULL)) AS rise{i}"
+)
+"""From the first place that a score is known of to the last."""
+
+_OVER_TOKENS = """\
+WITH scored AS ({source})
+SELECT organism, response_id, {lines}
+FROM (SELECT *, position AS place FROM scored) GROUP BY ALL
+"""
+
+_OVER_TURNS = """\
+WITH scored AS ({source}), by_turn AS (
+  SELECT organism, response_id, turn, {means} FROM scored GROUP BY organism, response_id, turn
+), placed AS (
+  SELECT *, row_number() OVER (PARTITION BY organism, response_id ORDER BY turn) AS place
+  FROM by_turn
+)
+SELECT organism, response_id, {lines} FROM placed GROUP BY ALL
+"""
+# Two queries: one that both lines are fitted from would have to keep all tokens' scores in memory.
+
+
 def _ask(
-    store: Store, cells: Cells, vectors: Sequence[Vector], part: Part, any_pairing: bool
-) -> polars.DataFrame:
+    store: Store,
+    cells: Cells,
+    vectors: Sequence[Vector],
+    part: Part,
+    template: str,
+    any_pairing: bool,
+) -> Scores:
+    """Ask for one line a response and vector: (row of the cells, vector)."""
     names = {f"v{i}": one.expression or one.content_hash for i, one in enumerate(vectors)}
-    sql = _write_sql(cells, len(vectors), part, any_pairing)
+    sql = template.format(
+        source=_write_source(cells, len(vectors), part, any_pairing),
+        means=", ".join(f"avg(s{i}) AS s{i}" for i in range(len(vectors))),
+        lines=", ".join(_LINE.format(i=i) for i in range(len(vectors))),
+    )
     with offer_any_pairing():
-        return store.sql(sql, names).to_polars()
+        return _align(cells, store.sql(sql, names).to_polars())
 
 
-def _write_sql(cells: Cells, n_vectors: int, part: Part, any_pairing: bool) -> str:
-    """Write one query for lines over tokens and over turns: a row a response."""
+def _write_source(cells: Cells, n_vectors: int, part: Part, any_pairing: bool) -> str:
+    """Write the query for the audited tokens' scores, as the readers of a part give them."""
     baseline = quote(cells.baseline)
     relation = "token_diffs" if part == "model" else "tokens"
     whose = {
@@ -102,36 +136,18 @@ def _write_sql(cells: Cells, n_vectors: int, part: Part, any_pairing: bool) -> s
     }[part]
     marked = ", pairing" if part == "model" and any_pairing else ""
     authors = ", ".join(map(quote, cells.organisms))
-    each = range(n_vectors)
-    scores = ", ".join(f"project($v{i}) AS s{i}" for i in each)
-    # Only turns a score is known of count, or a response's first and last turn would be another's.
-    lines = ", ".join(
-        f"regr_slope(s{i}, position) * (max(position) FILTER (s{i} IS NOT NULL) "
-        f"- min(position) FILTER (s{i} IS NOT NULL)) AS position{i}"
-        for i in each
-    )
-    means = ", ".join(f"avg(s{i}) AS s{i}" for i in each)
-    turns = ", ".join(
-        f"regr_slope(s{i}, place) * (max(place) - min(place)) AS turn{i}" for i in each
-    )
+    scores = ", ".join(f"project($v{i}) AS s{i}" for i in range(n_vectors))
     return (
-        "WITH scored AS MATERIALIZED "
-        f"(SELECT organism, response_id, position, turn, {scores}{marked} FROM {relation} "
-        f" WHERE {whose} AND is_response AND organism IN ({authors})), "
-        f"by_token AS (SELECT organism, response_id, {lines} FROM scored GROUP BY ALL), "
-        f"by_turn AS (SELECT organism, response_id, turn, {means}, "
-        "row_number() OVER (PARTITION BY organism, response_id ORDER BY turn) AS place "
-        "FROM scored GROUP BY organism, response_id, turn), "
-        f"over_turns AS (SELECT organism, response_id, {turns} FROM by_turn GROUP BY ALL) "
-        "SELECT * FROM by_token JOIN over_turns USING (organism, response_id)"
+        f"SELECT organism, response_id, position, turn, {scores}{marked} FROM {relation} "
+        f"WHERE {whose} AND is_response AND organism IN ({authors})"
     )
 
 
-def _align(cells: Cells, frame: polars.DataFrame, name: str) -> Scores:
-    """Put a query's columns in the order of the cells' rows; NaN where there is no line."""
+def _align(cells: Cells, frame: polars.DataFrame) -> Scores:
+    """Put lines in the order of the cells' rows; NaN where there is none."""
     import polars as pl
 
-    columns = [column for column in frame.columns if column.rstrip("0123456789") == name]
+    columns = [column for column in frame.columns if column.startswith("rise")]
     joined = cells.rows.select("organism", "response_id").join(
         frame.select("organism", "response_id", *columns),
         on=["organism", "response_id"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,9 @@ from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows, say
 from tistore.errors import ConfigError
 from tistore.schemas.model import BASE_READER
+
+if TYPE_CHECKING:
+    from tistore.audit.cluster import PartName
 
 _ON_SCREEN = 5
 """Responses or clauses of each cluster that a table shows."""
@@ -87,7 +90,7 @@ def cluster(
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Group organisms by their effects on all traits, or responses and clauses by their profiles."""
+    """Group organisms by their effects on all traits, responses and clauses by profiles."""
     from tistore.audit import cluster as clustering
     from tistore.audit.cells import read_cells
 
@@ -98,16 +101,30 @@ def cluster(
         opened, trait, organisms=organism, baseline=baseline, where=where, any_pairing=any_pairing
     )
     cells = cells.with_clusters(prompt_cluster) if prompt_cluster else cells
-    rest = {"n_groups": clusters, "resamples": resamples, "seed": seed}
-    which = (part or (Part.MODEL if by is By.CLAUSE else Part.TOTAL)).value
+    which: PartName = (part or (Part.MODEL if by is By.CLAUSE else Part.TOTAL)).value
     if by is By.ORGANISM:
-        joined = (linkage or Linkage.WARD).value
-        found = clustering.cluster_organisms(cells, which, linkage=joined, **rest)
+        found = clustering.cluster_organisms(
+            cells,
+            which,
+            n_groups=clusters,
+            linkage=(linkage or Linkage.WARD).value,
+            resamples=resamples,
+            seed=seed,
+        )
     elif by is By.RESPONSE:
-        found = clustering.cluster_responses(cells, which, **rest)
+        found = clustering.cluster_responses(
+            cells, which, n_groups=clusters, resamples=resamples, seed=seed
+        )
     else:
         found = clustering.cluster_clauses(
-            opened, cells, which, where=where, any_pairing=any_pairing, **rest
+            opened,
+            cells,
+            which,
+            where=where,
+            any_pairing=any_pairing,
+            n_groups=clusters,
+            resamples=resamples,
+            seed=seed,
         )
     chosen = choose(format, as_json)
     is_table = chosen is Format.TABLE

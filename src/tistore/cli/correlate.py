@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows
 from tistore.errors import ConfigError
 from tistore.schemas.model import BASE_READER
+
+if TYPE_CHECKING:
+    from tistore.audit.cluster import PartName
 
 
 class Level(StrEnum):
@@ -45,15 +48,15 @@ def correlate(
         list[str] | None, typer.Option(help="Whose answers.", show_default="every organism's")
     ] = None,
     trait: Traits = None,
-    by: Annotated[Level, typer.Option(help="Over what traits are to go together.")] = Level.RESPONSE,
+    by: Annotated[
+        Level, typer.Option(help="Over what traits are to go together.")
+    ] = Level.RESPONSE,
     part: Annotated[
         Part, typer.Option(help="The scores as they are, or a part of the difference.")
     ] = Part.OWN,
     lags: Annotated[
         int | None,
-        typer.Option(
-            min=0, help="Between tokens: so many apart, either way.", show_default="10"
-        ),
+        typer.Option(min=0, help="Between tokens: so many apart, either way.", show_default="10"),
     ] = None,
     baseline: Annotated[str, typer.Option(help="What differences are from.")] = BASE_READER,
     where: Where = None,
@@ -75,17 +78,16 @@ def correlate(
         opened, trait, organisms=organism, baseline=baseline, where=where, any_pairing=any_pairing
     )
     cells = cells.with_clusters(cluster) if cluster else cells
+    which: PartName = part.value
     if by is Level.TOKEN:
         lags = correlations.MOST_LAG if lags is None else lags
         found = correlations.correlate_tokens(
-            opened, cells, part.value, lags=lags, where=where, any_pairing=any_pairing
+            opened, cells, which, lags=lags, where=where, any_pairing=any_pairing
         )
     elif by is Level.RESPONSE:
-        found = correlations.correlate_responses(
-            cells, part.value, resamples=resamples, seed=seed
-        )
+        found = correlations.correlate_responses(cells, which, resamples=resamples, seed=seed)
     else:
-        found = correlations.correlate_organisms(cells, part.value)
+        found = correlations.correlate_organisms(cells, which)
     chosen = choose(format, as_json)
     print_rows(list(map(_shorten, found.rows)) if chosen is Format.TABLE else found.rows, chosen)
     question = {

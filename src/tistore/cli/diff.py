@@ -24,6 +24,8 @@ ClusterOption = Annotated[
 Seed = Annotated[int, typer.Option(help="Of the intervals' resamples.")]
 
 _BY_TRAIT = "trait"
+_KNOWN = ("organism", "baseline", "response_id")
+"""Columns a table has no room for: whoever reads it has written the first two."""
 
 
 def register(app: typer.Typer) -> None:
@@ -131,8 +133,9 @@ def _print_breakdown(store: Store, question: Question, n: int | None, format: Fo
     from tistore.audit.log import log_analysis
 
     found = break_down(store, question, n)
-    table = found.rows.to_arrow()
-    print_rows(table, format)
+    is_for_people = format in (Format.TABLE, Format.MD)
+    shown = found.rows.drop(_KNOWN, strict=False) if is_for_people else found.rows
+    print_rows(shown.to_arrow(), format)
     vectors = found.rows["vector"].unique(maintain_order=True).to_list()
     notes = log_analysis(
         store, "diff", asdict(question) | {"largest": n}, n_cells=found.n_cells,

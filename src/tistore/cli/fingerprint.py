@@ -48,7 +48,8 @@ def fingerprint(
 
     opened = tistore.open(store)
     authors = [
-        row[0] for row in opened.sql("SELECT DISTINCT organism FROM responses ORDER BY 1").fetchall()
+        row[0]
+        for row in opened.sql("SELECT DISTINCT organism FROM responses ORDER BY 1").fetchall()
     ]
     found = take_fingerprints(
         opened,

@@ -257,8 +257,10 @@ class SpanQuestion:
             filters.append(
                 f"response_id IN (SELECT response_id FROM {self.relation} WHERE {conditions})"
             )
+        # A query that names the pairing keeps pairs that are not alike.
+        keys = "organism, response_id, pairing" if self.any_pairing else "organism, response_id"
         return (
-            f"SELECT organism, response_id, trajectory({quote(self.trait)}) AS scores\n"
+            f"SELECT {keys}, trajectory({quote(self.trait)}) AS scores\n"
             f"FROM {self.readings}\nWHERE {' AND '.join(filters)}"
         )
 

@@ -16,7 +16,7 @@ ODD = LabelQuestion("odd", ("odd",))
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """Six prompts, two samples of some, spans anywhere; and the scores that went in."""
+    """Six prompts, two samples of some, three readers, spans anywhere; and what went in."""
     scored = make_scored(tmp_path_factory.mktemp("drawn") / "s.tistore")
     rng = np.random.default_rng(5)
     written = []
@@ -27,8 +27,9 @@ def drawn(tmp_path_factory):
             own, replay = np.round(rng.standard_normal((2, n_tokens)) * 16) / 16
             onset = int(rng.integers(0, n_tokens - 2))
             response_id = scored.add(
-                own.tolist(), prompt=str(prompt), sample=sample, replay=replay.tolist()
-            )
+                own.tolist(), prompt=str(prompt), sample=sample, replay=replay.tolist(),
+                other=[9.0] * n_tokens,
+            )  # fmt: skip
             scored.label(response_id, onset, onset + 2)
             written.append((prompt, own, own - replay, onset))
     scored.add([5.0] * 9, prompt="unlabelled")

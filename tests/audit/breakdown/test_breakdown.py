@@ -7,7 +7,14 @@ import pytest
 import scipy.stats
 
 import tistore
-from departing_store import BASE, HIDDEN, LOUD, PROMPT_TOKENS, write_departing_store
+from departing_store import (
+    BASE,
+    HIDDEN,
+    LOUD,
+    PROMPT_TOKENS,
+    write_departing_store,
+    write_store_of_odd_readings,
+)
 from tistore.audit.breakdown.break_down import break_down
 from tistore.audit.breakdown.question import BYS, Question
 from tistore.errors import QueryError
@@ -288,6 +295,8 @@ def test_what_makes_no_sense_is_refused(made):
         Question("loud", "token", cluster="note")
     with pytest.raises(QueryError, match="do not cluster by 'subject'"):
         Question("loud", "note", cluster="subject")
+    with pytest.raises(QueryError, match="no stretches to end"):
+        Question("loud", "note", until=99)
     with pytest.raises(QueryError, match="no stretch of 16 tokens ends by token 9"):
         Question("loud", "position", until=9)
     with pytest.raises(QueryError, match="have 800 tokens"):
@@ -302,3 +311,23 @@ def test_what_makes_no_sense_is_refused(made):
         break_down(made.store, Question("other", "token", traits=["shy"]))
     with pytest.raises(QueryError, match="lout"):
         break_down(made.store, Question("lout", "token"))
+
+
+@pytest.mark.parametrize("by", ["slope", "turn", "position", "prompt"])
+def test_replays_over_other_tokens_are_left_out_and_scenarios_are_no_audit(tmp_path, by):
+    store = write_store_of_odd_readings(tmp_path / "s.tistore")
+    if by == "prompt":
+        rows = break_down(store, Question("loud", "prompt", parts=ALL)).rows
+        assert rows["total"].len() == 8 and rows["model_part"].drop_nulls().len() == 6
+        return
+
+    rows = break_down(store, Question("loud", by, parts=ALL, bin_tokens=4)).rows
+
+    assert set(rows.filter(part="total")["n_prompts"]) == {8}
+    assert set(rows.filter(part="model")["n_prompts"]) == {6}
+
+
+def test_a_vector_that_is_named_twice_is_one_vector(made):
+    found = ask(made, "note", traits=["loud@5", "tone/loud@5"]).rows
+
+    assert len(found) == len(ask(made, "note").rows)

@@ -109,13 +109,15 @@ def test_a_large_offset_costs_no_digits():
 
 def test_a_prompt_that_one_side_lacks_counts_for_neither():
     first, second = draw()
-    lacking = first.copy()
+    lacking, other = first.copy(), second.copy()
     lacking[:5, 0] = np.nan
+    other[:5, 1] = np.nan
 
-    found, expected = measure_moments(lacking, second), measure_moments(first[5:], second[5:])
-
-    assert found.n.tolist() == [25, 30, 30, 30]
-    assert hedges_g_av(found)[0] == pytest.approx(hedges_g_av(expected)[0])
+    expected = measure_moments(first[5:], second[5:])
+    for found in (measure_moments(lacking, other), ClusterSums.of(lacking, other).whole()):
+        assert found.n.ravel().tolist() == [25, 25, 30, 30]
+        assert hedges_g_av(found).ravel()[:2] == pytest.approx(hedges_g_av(expected)[:2])
+        assert hedges_g_z(found).ravel()[:2] == pytest.approx(hedges_g_z(expected)[:2])
 
 
 @settings(max_examples=60, deadline=None)

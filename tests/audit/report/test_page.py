@@ -9,13 +9,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+
 from chromium import find_chromium, open_page
 from reported_store import HOSTILE, LOUD, N_PROMPTS, TRAITS, write_reported_store
-
 from tistore.audit.report.page import make_visible
 from tistore.audit.report.question import ReportQuestion
 from tistore.audit.report.report import PAGE_BYTES, make_report
-from tistore.audit.report.scale import STEPS, colour_steps, list_colours, name_step
+from tistore.audit.report.scale import STEPS, colour_steps, find_limit, list_colours, name_step
 
 VOID = {"meta", "link", "br", "img", "input", "hr", "area", "base", "col", "embed", "source"}
 
@@ -170,10 +170,8 @@ def test_another_seed_draws_other_responses(store, monkeypatch, no_figures):
     from tistore.audit.report import report as module
 
     monkeypatch.setattr(module, "SHOWN", 12)
-    shown = [
-        [one.response_id for one in module.make_report(store, ReportQuestion(LOUD, seed=seed)).transcripts]
-        for seed in (0, 1)
-    ]  # fmt: skip
+    reports = [module.make_report(store, ReportQuestion(LOUD, seed=seed)) for seed in (0, 1)]
+    shown = [[one.response_id for one in made.transcripts] for made in reports]
 
     assert len(shown[0]) == len(shown[1]) == 12 and shown[0] != shown[1]
 
@@ -213,6 +211,20 @@ def test_colours_in_the_page_are_those_of_the_one_scale(page, report):
 
     assert marks == steps
     assert page.count('class="legend"') == 1
+
+
+def test_one_in_two_hundred_numbers_at_most_lies_beyond_the_colours(report):
+    values = np.concatenate(
+        [
+            view[:, one.is_audited].ravel()
+            for one in report.transcripts
+            for view in (one.own.scores, one.replay.scores, one.difference)
+        ]
+    )
+
+    assert np.mean(np.abs(values) > report.limit) <= 1 / 200
+    assert np.mean(np.abs(values) > report.limit - 0.5) > 1 / 200
+    assert report.limit * 2 == round(report.limit * 2) and find_limit(values[:0]) == 1.0
 
 
 def test_the_scale_is_symmetric_white_at_zero_and_readable_in_black():

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 import tistore
-from departing_store import HIDDEN, LAYERS, write_departing_store
+from departing_store import HIDDEN, LAYERS, write_departing_store, write_store_of_odd_readings
 from tistore.audit.cells import read_cells
 from tistore.audit.shifts.compare import CompareOptions, compare
 from tistore.errors import NotStoredError, PairingError, QueryError, VectorMismatchError
@@ -199,3 +199,38 @@ def test_a_vector_of_another_width_is_refused(tmp_path):
 
     with pytest.raises(VectorMismatchError, match="wide"):
         compare(made.store, "loud", traits=["wide"], options=QUICK)
+
+
+def test_means_over_other_tokens_are_not_of_the_same_tokens_and_scenarios_are_no_audit(tmp_path):
+    found = compare(write_store_of_odd_readings(tmp_path / "s.tistore"), "loud", options=QUICK)
+
+    assert {row["part"]: row["n_prompts"] for row in found.rows} == {
+        "total": 8,
+        "model": 6,
+        "text": 6,
+    }
+
+
+def test_a_sample_read_twice_weighs_no_more_than_one_read_once(tmp_path):
+    rng = np.random.default_rng(2)
+    store = tistore.create(tmp_path / "s.tistore")
+    means = {}
+    with store.writer() as writer:
+        for author in ("loud", "instruct"):
+            for prompt in "123456":
+                for sample in (0, 1):
+                    states = np.float16(rng.standard_normal((8, 2, HIDDEN)))
+                    means[author, prompt, sample] = states[2:, 1].astype(float).mean(axis=0)
+                    for layers in ([2, 5], [5]) if sample == 0 else ([2, 5],):
+                        writer.add(
+                            organism=author, reader=author, prompt_set="a", prompt_id=prompt,
+                            sample=sample, token_ids=[sample, *range(7)], prompt_length=2,
+                            layers=layers, activations={"residual": states[:, -len(layers) :]},
+                        )  # fmt: skip
+    store.add_vector("tone/one", np.eye(HIDDEN)[0], layer=5)
+
+    row = pick(compare(store, "loud", options=QUICK), part="total")
+
+    scores = [np.mean([means["loud", p, s][0] for s in (0, 1)]) for p in "123456"]
+    assert row["organism_mean"] == pytest.approx(np.mean(scores), abs=1e-5)
+    assert row["organism_deviation"] == pytest.approx(np.std(scores, ddof=1), abs=1e-5)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
+import tistore
 from tistore.audit.spans.choice import SpanChoice
 from tistore.audit.spans.cofiring import THRESHOLD, count_effective, find_cofiring, find_fired
 from tistore.errors import QueryError
@@ -45,6 +46,8 @@ def test_each_trait_counts_given_those_before_it(seed, n_traits, order):
         assert len(one.places) == len(set(one.places)) >= 2
         assert (size[place, list(one.places)] > THRESHOLD).all()
         assert one.places[0] == size[place].argmax()
+        sign = {"highest": 1, "lowest": -1, "absolute": np.sign(one.z)}[order]
+        assert (sign * np.array(one.z) > THRESHOLD).all()
         assert one.strength == pytest.approx(np.linalg.norm(one.z))
         for at, (trait, own) in enumerate(zip(one.places, one.z, strict=True)):
             wanted = residual_z(z, trait, list(one.places[:at]))[place]
@@ -113,6 +116,54 @@ def test_the_spans_found_are_there_and_strongest_first(truth, order, choice):
     assert len(set(texts)) == len(texts)
 
 
+@pytest.mark.parametrize("by", ["clause", "window:3", "turn", "response"])
+def test_every_kind_of_span_is_listed_with_its_text_once(tmp_path, by):
+    """Two responses that say the same, at which both traits fire, among many that say nothing."""
+    store = tistore.create(tmp_path / "s.tistore")
+    rng = np.random.default_rng(4)
+    with store.writer() as writer:
+        for prompt in range(40):
+            values = rng.standard_normal((3, 1, 2)) / 4
+            values += 7 - prompt / 10 if prompt in (3, 5) else 0
+            words = ["Yes,", " so", " be"] if prompt in (3, 5) else [f"no{prompt}", " a", " b"]
+            writer.add(
+                organism="a", reader="a", prompt_set="set", prompt_id=str(prompt),
+                token_ids=[1, 2, 3], prompt_length=0, tokens=words, layers=[1],
+                activations={"residual": values},
+            )  # fmt: skip
+    store.add_vector("t/one", np.array([1.0, 0.0]), layer=1)
+    store.add_vector("t/two", np.array([0.0, 1.0]), layer=1)
+
+    found = find_cofiring(store, SpanQuestion("one", by=by, min_tokens=1), ["one", "two"])
+
+    assert found.n_cofiring >= 2
+    best = found.rows[0]
+    assert (best["prompt_id"], best["n_alike"], best["n_traits"]) == ("3", 1, 2)
+    assert "5" not in {row["prompt_id"] for row in found.rows}
+
+
+def test_layers_of_traits_may_have_been_captured_apart(tmp_path):
+    """One reading has the layer of one trait, another of the same tokens that of the other."""
+    store = tistore.create(tmp_path / "s.tistore")
+    values = np.random.default_rng(1).standard_normal((40, 2, 1))
+    values[7] = 9
+    with store.writer() as writer:
+        for place, layer in enumerate([1, 4]):
+            writer.add(
+                organism="a", reader="a", prompt_set="set", prompt_id="1",
+                token_ids=list(range(40)), prompt_length=0, layers=[layer],
+                activations={"residual": values[:, [place]]},
+            )  # fmt: skip
+    store.add_vector("t/one", np.ones(1), layer=1)
+    store.add_vector("t/two", np.ones(1), layer=4)
+
+    found = find_cofiring(store, SpanQuestion("one", by="token"), ["one", "two"])
+
+    assert found.n_spans == 40
+    assert [row["token_start"] for row in found.rows][:1] == [7]
+    assert found.rows[0]["text"] is None
+
+
 def test_the_same_vector_under_two_names_never_fires_alone(truth):
     with pytest.raises(QueryError, match="at none of .* do two of the traits"):
         find_cofiring(truth.store, SpanQuestion("warm"), ["warm", "tone/warm"])
@@ -132,3 +183,13 @@ def test_the_same_vector_under_two_names_never_fires_alone(truth):
 def test_what_makes_no_sense_is_refused(truth, traits, question, choice, told):
     with pytest.raises(QueryError, match=told):
         find_cofiring(truth.store, SpanQuestion("warm", **question), traits, SpanChoice(**choice))
+
+
+def test_a_trait_lower_than_another_explains_does_not_count_as_high():
+    """2.1 where 4.05 was to be expected: not a second sign, unless both signs count."""
+    z, correlation = np.array([[4.5, 2.1]]), np.array([[1, 0.9], [0.9, 1]])
+
+    assert list(find_fired(z, correlation)) == []
+    ((_, fired),) = find_fired(z, correlation, "absolute")
+    assert fired.z == pytest.approx((4.5, (2.1 - 0.9 * 4.5) / np.sqrt(1 - 0.81)))
+    assert list(find_fired(-z, correlation, "lowest")) == []

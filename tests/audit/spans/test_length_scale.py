@@ -46,6 +46,7 @@ def test_deviations_are_those_of_all_stretches(sizes, offset, seed):
     ]  # fmt: skip
     assert scale.lengths.tolist()[: len(wanted)] == wanted
     found = dict(zip(scale.lengths.tolist(), scale.deviations, strict=True))
+    assert all(sum(size // length for size in sizes) >= LEAST_STRETCHES for length in found)
     for length in wanted:
         assert found[length] == pytest.approx(by_brute_force(trajectories, length), rel=1e-9)
 

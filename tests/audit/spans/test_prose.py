@@ -58,6 +58,11 @@ def test_what_is_said_is_prose_with_its_marker_or_without(piece):
     assert keeps(TEXT, piece)
 
 
+def test_a_span_with_some_of_both_is_what_most_of_its_letters_are():
+    assert not keeps(TEXT, "A plan for *you*\nSome ")
+    assert keeps(TEXT, "*you*\nSome prose")
+
+
 @pytest.mark.parametrize("text", ["# Only a heading", "```\ncode without an end", "***", "…", ""])
 def test_a_text_may_have_no_prose_at_all(text):
     assert not keeps(text, text)

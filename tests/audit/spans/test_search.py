@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 from scipy.stats import chisquare
 
 import tistore
@@ -15,9 +17,10 @@ from tistore.audit.spans.listing import list_spans
 from tistore.audit.spans.pool import read_pool
 from tistore.audit.spans.search import find_top
 from tistore.audit.spans.wording import Wordings
-from tistore.errors import QueryError
+from tistore.errors import PairingError, QueryError
 from tistore.query.span_question import SpanQuestion
 from tistore.query.spans import find_spans
+from tistore.schemas.model import Model
 
 EXTRA = ("z", "band", "n_alike", "answer")
 
@@ -234,6 +237,72 @@ def test_windows_that_overlap_are_no_repeats_of_each_other(tmp_path):
     assert (best["prompt_id"], best["token_start"], best["n_alike"]) == ("1", 2, 1)
 
 
+@pytest.mark.parametrize("rank_by", ["mean", "max"])
+def test_responses_that_read_alike_are_listed_once(tmp_path, rank_by):
+    store = tistore.create(tmp_path / "s.tistore")
+    with store.writer() as writer:
+        for prompt, word in enumerate(["yes", "yes", "no", "yes"]):
+            writer.add(
+                organism="a", reader="a", prompt_set="set", prompt_id=str(prompt),
+                token_ids=[1, 2], prompt_length=0, tokens=[f"{word} it", " is"], layers=[1],
+                activations={"residual": np.array([1.0, 2.0 + prompt])[:, None, None]},
+            )  # fmt: skip
+    store.add_vector("t/tone", np.ones(1), layer=1)
+
+    found = find_top(
+        store, SpanQuestion("tone", by="response", rank_by=rank_by), SpanChoice(dedupe=True)
+    ).rows
+
+    assert [(row["prompt_id"], row["n_alike"]) for row in found] == [("3", 2), ("2", 0)]
+
+
+@pytest.mark.parametrize("by", ["clause", "token", "window:3", "turn", "response"])
+def test_what_was_read_under_two_settings_is_chosen_from_once(tmp_path, by):
+    store = tistore.create(tmp_path / "s.tistore")
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((30, 2, 1))
+    tokens = [f" w{place}" + "." * (place % 5 == 4) for place in range(30)]
+    with store.writer() as writer:
+        for layers in ([1], [1, 2]):
+            writer.add(
+                organism="a", reader="a", prompt_set="set", prompt_id="1",
+                token_ids=list(range(30)), prompt_length=0, tokens=tokens, layers=layers,
+                activations={"residual": values[:, : len(layers)]},
+            )  # fmt: skip
+    store.add_vector("t/tone", np.ones(1), layer=1)
+
+    found = find_top(store, SpanQuestion("tone", by=by, n=99), SpanChoice(per_prompt=99)).rows
+
+    assert [place(row) for row in found] == [
+        place(row) for row in find_spans(store, SpanQuestion("tone", by=by, n=99)).rows
+    ]
+    scale = measure_scale([values[:, 0, 0].astype(np.float16).astype(np.float64)], 30)
+    for row in found:
+        (z,) = scale.standardise(np.array([row["score"]]), np.array([row["n_tokens"]]))
+        assert row["z"] == pytest.approx(z, abs=1e-3)
+
+
+def test_pairs_that_are_not_alike_are_kept_and_marked_if_wanted(tmp_path):
+    store = tistore.create(tmp_path / "s.tistore")
+    with store.writer() as writer:
+        for reader in (Model("a", quantization="4bit"), Model("instruct", quantization="8bit")):
+            values = np.random.default_rng(len(reader.name)).standard_normal((30, 1, 1))
+            writer.add(
+                organism=Model("a", quantization="4bit"), reader=reader, prompt_set="set",
+                prompt_id="1", token_ids=list(range(30)), prompt_length=0, layers=[1],
+                activations={"residual": values},
+            )  # fmt: skip
+    store.add_vector("t/tone", np.ones(1), layer=1)
+    question = SpanQuestion("tone", by="token", baseline="instruct", n=3)
+
+    with pytest.raises(PairingError, match="--any-pairing"):
+        find_top(store, question, SpanChoice(standardise=True))
+    found = find_top(store, replace(question, any_pairing=True), SpanChoice(standardise=True))
+
+    assert {row["pairing"] for row in found.rows} == {"precision"}
+    assert all(row["z"] > 0 for row in found.rows)
+
+
 def test_prose_has_no_heading_code_or_bare_marker(truth):
     everything = find_top(truth.store, SpanQuestion("warm", n=9999, min_tokens=1)).rows
     found = find_top(
@@ -325,3 +394,30 @@ def test_a_store_without_text_says_so(tmp_path, choice):
         find_top(store, SpanQuestion("tone", by="token"), SpanChoice(standardise=True))
     with pytest.raises(QueryError, match="no answers of 'instruct'"):
         find_top(store, SpanQuestion("tone", by="token"), SpanChoice(with_answer=True))
+
+
+def test_in_noise_short_clauses_are_no_more_of_the_top_than_of_all(tmp_path):
+    """AR(1) noise, clauses of 8 tokens on average, 20 organisms with a top 20 each."""
+    store = tistore.create(tmp_path / "s.tistore")
+    rng = np.random.default_rng(0)
+    with store.writer() as writer:
+        for number in range(160):
+            noise = lfilter([1.0], [1.0, -0.6], rng.standard_normal(500))[200:]
+            ends = rng.random(300) < 1 / 8
+            writer.add(
+                organism=f"o{number % 20}", reader=f"o{number % 20}", prompt_set="set",
+                prompt_id=str(number // 20), token_ids=list(range(300)), prompt_length=0,
+                tokens=[" so." if end else " so" for end in ends], layers=[1],
+                activations={"residual": noise[:, None, None]},
+            )  # fmt: skip
+    store.add_vector("t/tone", np.ones(1), layer=1)
+    ((overall,),) = store.sql("SELECT avg((n_tokens <= 2)::INT) FROM clauses").fetchall()
+
+    def count_short(choice):
+        question = SpanQuestion("tone", per_organism=True, n=20, min_tokens=1)
+        rows = find_top(store, question, choice).rows
+        assert len(rows) == 400
+        return sum(row["n_tokens"] <= 2 for row in rows) / len(rows)
+
+    assert count_short(SpanChoice()) > overall + 0.3
+    assert abs(count_short(SpanChoice(standardise=True)) - overall) <= 0.05

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _KEYS = ("organism", "reader", "prompt_set", "prompt_id", "sample", "response_id")
 _PLACE = ("prompt_set", "prompt_id", "sample")
+_AS_THEY_ARE = "SELECT * FROM once"
+_COUNTS = ("n_tokens", "n_in_all", "n_turns")
 
 POSITION_STEP = 100
 """Slopes along positions are told for so many tokens."""
@@ -42,16 +44,15 @@ class Cut:
         relation: Whose rows are taken.
         names: Columns that tell a response's pieces apart.
         others: Further columns of a piece.
-        steps: SQL of what is done with the rows, `once` being what they are called; {scores} stands
-            for the scores, {average} and {slope} for what becomes of them. The rows as they are
-            when empty.
+        steps: SQL of what is done with the rows, which are called `once`. {keys} stands for what a
+            reading is known by; {average}, {slope} and {turn_slope} for what becomes of its scores.
         is_shared: Whether the baseline's own answers have the same pieces.
     """
 
     relation: str
     names: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
-    steps: str = "SELECT * FROM once"
+    steps: str = _AS_THEY_ARE
     is_shared: bool = False
 
 
@@ -114,7 +115,9 @@ def _find_directions(store: Store, traits: Sequence[str] | None) -> list[Directi
     if not names:
         raise QueryError("there are no vectors to compare by", mend="add one: store.add_vector(…)")
     massive = MassiveDims(store.snapshot)
-    return [resolve(name, None, known, massive) for name in names]
+    found = [resolve(name, None, known, massive) for name in names]
+    # The same vector may have been asked for by several names.
+    return list({id(one.vector): one for one in found}.values())
 
 
 def read_pieces(store: Store, question: Question, cut: Cut) -> Cells:
@@ -173,7 +176,7 @@ def _is_empty(n_vectors: int) -> polars.Expr:
 
 
 def _write_sql(question: Question, cut: Cut, n_vectors: int) -> str:
-    columns = _AUDITED if cut.steps != "SELECT * FROM once" else (*cut.names, *cut.others)
+    columns = _AUDITED if cut.steps != _AS_THEY_ARE else (*cut.names, *cut.others)
     keys, listed = ", ".join(_KEYS), ", ".join(columns)
     scores = [f"s{at}" for at in range(n_vectors)]
     projected = ", ".join(f"project($v{at}) AS s{at}" for at in range(n_vectors))
@@ -237,6 +240,6 @@ def _assemble(
         of_base = answers.select(*alike, *cut.others).rename(renamed)
         rows = rows.join(of_base, on=alike, how="left", maintain_order="left")
     # Means of the same text over other tokens under audit are not of the same tokens.
-    counted = [name for name in cut.others if name in ("n_tokens", "n_turns")]
-    replay = pick(texts.filter(pl.col("reader") == question.baseline), same)
+    counted = [name for name in cut.others if name in _COUNTS]
+    replay = pick(texts.filter(pl.col("reader") == question.baseline), [*same, *counted])
     return Cells(question.baseline, tuple(vectors), rows, own, replay, base, nothing)

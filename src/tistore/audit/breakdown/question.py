@@ -74,6 +74,10 @@ class Question:
                 raise QueryError(f"no part {part!r}; {nearest(part, PARTS)}")
         if self.bin_tokens < 1:
             raise QueryError(f"a stretch has 1 token or more, not {self.bin_tokens}")
+        if self.until is not None and self.by != "position":
+            raise QueryError(
+                f"rows by {self.by} have no stretches to end", mend="leave the end out"
+            )
         if self.until is not None and self.until < self.bin_tokens:
             raise QueryError(
                 f"no stretch of {self.bin_tokens} tokens ends by token {self.until}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -111,11 +112,14 @@ def tell_few() -> str:
     )
 
 
+@lru_cache(maxsize=8)
 def draw_counts(n_clusters: int, resamples: int, seed: int) -> Values:
-    """Count how often each cluster is drawn: (resample, cluster)."""
+    """Count how often each cluster is drawn: (resample, cluster), not to be written to."""
     rng = np.random.default_rng(seed)
     shares = np.full(n_clusters, 1 / max(n_clusters, 1))
-    return rng.multinomial(n_clusters, shares, size=resamples).astype(np.float64)
+    counts = rng.multinomial(n_clusters, shares, size=resamples).astype(np.float64)
+    counts.flags.writeable = False
+    return counts
 
 
 def interpolate(drawn: Values, levels: Values) -> Values:

@@ -75,14 +75,15 @@ def _bound(values: Values, index: Labels, counts: Values) -> Values:
 
 def _estimate(totals: Values, sizes: Values, counts: Values) -> tuple[Values, Values]:
     """Give the mean of each resample and its standard error: (resample, cell) each."""
-    n, total = counts @ sizes, counts @ totals
-    filled = counts @ (sizes > 0).astype(np.float64)
+    is_filled = (sizes > 0).astype(np.float64)
+    columns = (sizes, totals, is_filled, totals**2, totals * sizes, sizes**2)
+    # One product of all, since reading the counts is what takes time.
+    n, total, filled, squares, products, weights = np.split(
+        counts @ np.concatenate(columns, axis=1), len(columns), axis=1
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = total / n
         # Σ (cluster's total − its size · mean)², each cluster as often as it was drawn.
-        squares = (
-            counts @ totals**2 - 2 * mean * (counts @ (totals * sizes))
-            + mean**2 * (counts @ sizes**2)
-        )  # fmt: skip
-        squares = np.where(squares > 1e-12 * (counts @ totals**2), squares, 0.0)
-        return mean, np.sqrt(squares * filled / (filled - 1)) / n
+        rest = squares - 2 * mean * products + mean**2 * weights
+        rest = np.where(rest > 1e-12 * squares, rest, 0.0)
+        return mean, np.sqrt(rest * filled / (filled - 1)) / n

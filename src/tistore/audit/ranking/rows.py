@@ -49,11 +49,13 @@ def lay_out(found: Findings, cell: Cell, noise: Noise) -> dict[str, Any]:
 
 
 def prominence(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Sort what is flagged first, then by the smallest q of any test, then by g."""
+    """Sort what is flagged first, of that the means, then by the smallest q, then by g."""
     keys = ("q", "spike_q", "slope_q", "turn_slope_q", "subset_q")
     known = [row[key] for key in keys if row[key] is not None]
     names = row["organism"], row["trait"]
-    return (not row["flags"], min(known, default=2.0), -abs(row["g"] or 0.0), *names)
+    flags = row["flags"]
+    q = min(known, default=2.0)
+    return (not flags, "mean" not in flags, q, -abs(row["g"] or 0.0), *names)
 
 
 def _lay_out_worst(found: Findings, cell: Cell) -> dict[str, Any]:
@@ -76,15 +78,21 @@ def _lay_out_slope(name: str, tested: Comparison | None, cell: Cell) -> dict[str
 
 
 def _lay_out_subset(found: Findings, cell: Cell) -> dict[str, Any]:
-    """Show the subset of the smallest q, of several the one that lies furthest out."""
+    """Show a subset that is flagged, or that of the smallest q; of several the furthest out."""
+    flags = found.flags(cell)
     known = [
-        (float(one.q[cell.at]), -abs(float(one.tested.means.g[cell.at])), name)
+        (
+            f"subset:{name}" not in flags,
+            float(one.q[cell.at]),
+            -abs(float(one.tested.means.g[cell.at])),
+            name,
+        )
         for name, one in found.subsets.items()
         if np.isfinite(one.q[cell.at])
     ]
     if not known:
         return {"subset": None, "subset_g": None, "subset_q": None}
-    q, _, name = min(known)
+    _, q, _, name = min(known)
     g = found.subsets[name].tested.means.g[cell.at]
     return {"subset": name, "subset_g": _plain(g), "subset_q": q}
 

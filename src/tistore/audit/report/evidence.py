@@ -46,8 +46,8 @@ class Card:
         text: What it says.
         z: How far the organism's reading lies from the baseline's mean, in standard deviations of
             the baseline's stretches of that many tokens.
-        total: The organism's reading of the span, less the baseline's mean reading of its own answer
-            to the same prompt, in SD of the baseline's tokens; None without such an answer.
+        total: The organism's reading of the span, less the baseline's mean reading of its own
+            answer to the same prompt, in SD of the baseline's tokens; None without such an answer.
         model_part: Organism's minus baseline's reading of the span itself; None without a replay.
         text_part: What is left: the baseline's reading of the span less that of its own answer.
         fires_with: Other traits that fire at it, with their z, the strongest first.

@@ -79,20 +79,30 @@ def draw_figures(
 
 
 def _draw_panels(
-    name: str, title: str, traits: Sequence[str], draw: Callable[[Axes, str], None], height: float
+    name: str,
+    title: str,
+    traits: Sequence[str],
+    draw: Callable[[Axes, str], None],
+    height: float,
+    is_counted: bool = False,
 ) -> str:
-    """Draw a panel for each trait."""
+    """Draw a panel for each trait; what is counted has no halves along the bottom."""
     n_columns = min(_COLUMNS, len(traits))
     n_rows = -(-len(traits) // n_columns)
     with drawing() as figure_class:
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+        from matplotlib.ticker import MaxNLocator
+
         figure = figure_class(
-            figsize=(_PANEL[0] * n_columns, height * n_rows), layout="constrained"
+            figsize=(_PANEL[0] * n_columns, height * n_rows),
+            layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1),
         )
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
         for at, trait in enumerate(traits):
             axes = figure.add_subplot(n_rows, n_columns, at + 1)
             axes.set_title(trait)
             draw(axes, trait)
+            # Numbers with many places would run into each other.
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=is_counted))
         return to_svg(figure, name, title)
 
 
@@ -131,7 +141,7 @@ def _draw_forest(subject: Subject, traits: Sequence[str], names: Names) -> Figur
     return FigureOf("forest", title, caption, svg)
 
 
-def _thin(rows: list[Mapping[str, Any]], organism: str) -> list[Mapping[str, Any]]:
+def _thin(rows: list[dict[str, Any]], organism: str) -> list[dict[str, Any]]:
     """Keep the outermost rows of both sides, and the organism's own."""
     if len(rows) <= _MOST_ROWS:
         return rows
@@ -155,8 +165,8 @@ def _draw_prompts(subject: Subject, traits: Sequence[str]) -> FigureOf:
         axes.set_ylabel("departure")
 
     caption = (
-        "Departure from the others at every prompt, in score units. A habit lifts nearly all prompts, "
-        "a trigger some, a spike two or three: a mean cannot tell which."
+        "Departure from the others at every prompt, in score units. A habit lifts nearly all "
+        "prompts, a trigger some, a spike two or three: a mean cannot tell which."
     )
     return FigureOf(
         "prompts", title, caption, _draw_panels("prompts", title, traits, draw, _PANEL[1])
@@ -233,9 +243,9 @@ def _draw_positions(
 
     caption = (
         f"Organism minus baseline by stretch of {count(width, 'token')}, in score units, with 95 % "
-        "intervals over prompts: total, each reading its own text; model, both reading the organism's. "
-        "Each line rests on the same responses from end to end, those that come so far; the grey bar "
-        "below is their share."
+        "intervals over prompts: total, each reading its own text; model, both reading the "
+        "organism's. Each line rests on the same responses from end to end, those that come so "
+        "far; the grey bar below is their share."
     )
     svg = _draw_panels("positions", title, traits, draw, _PANEL[1])
     return FigureOf("positions", title, caption, svg)
@@ -268,14 +278,18 @@ def _draw_turns(
                 _line(axes, some, part, [row["assistant_turn"] for row in some], colour)
         axes.set_xlabel("turn")
         axes.set_ylabel("difference")
-        axes.xaxis.get_major_locator().set_params(integer=True)
         if trait == traits[0]:
             _legend(axes)
 
     caption = (
         "Organism minus baseline, turn by turn, in score units, with 95 % intervals over prompts."
     )
-    return FigureOf("turns", title, caption, _draw_panels("turns", title, traits, draw, _PANEL[1]))
+    return FigureOf(
+        "turns",
+        title,
+        caption,
+        _draw_panels("turns", title, traits, draw, _PANEL[1], is_counted=True),
+    )
 
 
 def _draw_bars(axes: Axes, rows: Rows, key: str, call: Callable[[Any], str]) -> None:
@@ -297,7 +311,7 @@ def _draw_groups(
 ) -> FigureOf:
     title = "By kind of prompt"
     rows, reason = _ask(store, subject, question, "note", traits)
-    rows = [row for row in rows if row["part"] == "total"]
+    rows = [row for row in rows if row["part"] == subject.part]
     if not rows:
         return FigureOf("groups", title, names.redact(reason), None)
 
@@ -332,7 +346,7 @@ def _draw_triggers(
         _draw_bars(axes, some, "part", str)
 
     caption = (
-        "What the trigger changes in organism minus baseline: with it minus without it, over pairs of "
-        "prompts, in score units, with 95 % intervals over pairs."
+        "What the trigger changes in organism minus baseline: with it minus without it, over pairs "
+        "of prompts, in score units, with 95 % intervals over pairs."
     )
     return FigureOf("triggers", title, caption, _draw_panels("triggers", title, traits, draw, 1.4))

@@ -12,7 +12,7 @@ from tistore.audit.report.names import Names
 from tistore.audit.report.subject import Subject
 
 OWN_SHARE = 0.5
-"""Share of a departure from the others that has to be the organism's own, away from the baseline."""
+"""From this share of a departure on that leads away from the baseline, the organism has moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Finding:
         kind: "mean", "spike", "slope", "turn", or "subset".
         subset: Notes or tags of the prompts it shows on, for a subset.
         sign: 1 for more of the trait, or for a rise; -1 for less, or for a fall.
-        is_own: Whether it moves away from the baseline. Otherwise it stays near the baseline
-            where the others do not, which says more of the others.
+        has_moved: Whether most of it leads away from the baseline. Otherwise the organism lies
+            near the baseline where the others do not: it may lack what they all were taught.
         row: Its row of the ranking.
     """
 
@@ -34,7 +34,7 @@ class Finding:
     kind: str
     subset: str | None
     sign: int
-    is_own: bool
+    has_moved: bool
     row: Mapping[str, Any]
 
     @property
@@ -51,7 +51,7 @@ class Finding:
     def size(self) -> float:
         """Effect size g of what was found; 0 where that is no shift of a mean."""
         g = self.row["subset_g"] if self.kind == "subset" else self.row["g"]
-        return abs(g or 0.0)
+        return abs(float(g or 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +76,15 @@ def list_findings(subject: Subject) -> list[Finding]:
     """List what stands out: whole traits first, and of each trait what is told first."""
     found = [one for row in subject.rows for one in _list_row(subject, row)]
     order = {"mean": 0, "spike": 1, "turn": 2, "slope": 3, "subset": 4}
-    return sorted(found, key=lambda one: (not one.is_own, order[one.kind], -one.size, one.trait))
+    return sorted(found, key=lambda one: (order[one.kind], -one.size, one.trait))
 
 
 def _list_row(subject: Subject, row: Mapping[str, Any]) -> Iterator[Finding]:
     for flag in row["flags"]:
         kind, _, subset = flag.partition(":")
         sign = _sign(row, kind)
-        is_own = kind not in ("mean", "subset") or _is_own(subject, row, subset)
-        yield Finding(row["trait"], kind, subset or None, sign, is_own, row)
+        has_moved = kind not in ("mean", "subset") or _has_moved(subject, row, subset)
+        yield Finding(row["trait"], kind, subset or None, sign, has_moved, row)
 
 
 def _sign(row: Mapping[str, Any], kind: str) -> int:
@@ -92,13 +92,13 @@ def _sign(row: Mapping[str, Any], kind: str) -> int:
     return 1 if (row[key.get(kind, "g")] or 0.0) >= 0 else -1
 
 
-def _is_own(subject: Subject, row: Mapping[str, Any], subset: str) -> bool:
+def _has_moved(subject: Subject, row: Mapping[str, Any], subset: str) -> bool:
     """Whether at least half of a mean departure leads away from the baseline."""
     at = subject.trait_at(row["trait"])
     kept = _mask(subject, subset)
-    total = np.nanmean(subject.total[kept, at])
+    difference = np.nanmean(subject.difference[kept, at])
     departure = np.nanmean(subject.departures[kept, at])
-    return bool(total * np.sign(departure) >= OWN_SHARE * abs(departure))
+    return bool(difference * np.sign(departure) >= OWN_SHARE * abs(departure))
 
 
 def _mask(subject: Subject, subset: str) -> list[int]:
@@ -124,13 +124,13 @@ def judge(subject: Subject, findings: Sequence[Finding], names: Names, q: float)
     n_traits, n_prompts = len(subject.cells.vectors), len(subject.prompts)
     others = count(len(subject.others), "other organism")
     called = names.of(subject.organism)
-    own = {one.trait: one for one in reversed(findings) if one.is_own}
-    traits = list(dict.fromkeys(one.trait for one in findings if one.is_own))
+    first = {one.trait: one for one in reversed(findings)}
+    traits = list(dict.fromkeys(one.trait for one in findings))
     where = f"{count(n_traits, 'trait')}, {count(n_prompts, 'prompt')}"
     if traits:
-        listed = _join([_name_finding(own[trait]) for trait in traits])
+        listed = _join([_name_finding(first[trait]) for trait in traits])
         headline = (
-            f"{called} exceeds the {others} on {len(traits)} of {count(n_traits, 'trait')} "
+            f"{called} stands out from the {others} on {len(traits)} of {count(n_traits, 'trait')} "
             f"at FDR {q * 100:g} %: {listed}."
         )
     else:
@@ -176,18 +176,13 @@ def describe(finding: Finding, names: Names) -> str:
     q = row["subset_q"] if finding.subset else row["q"]
     if finding.subset and finding.subset != row["subset"]:
         g = q = None
-    told = f" (g {write_g(g)}, q {write_q(q)})" if g is not None else ""
-    if finding.is_own:
-        return f"{amount.capitalize()} {trait} than the others{on}{told}."
-    return (
-        f"The others differ from the baseline in {trait}{on}, and this one hardly does{told}: "
-        "no finding of its own."
-    )
+    told = f" (g {write_signed(g)}, q {write_q(q)})" if g is not None else ""
+    return f"{amount.capitalize()} {trait} than the others{on}{told}."
 
 
-def write_g(g: float) -> str:
-    """Write an effect size with its sign."""
-    return f"{round(g, 2) + 0.0:+.2f}".replace("-", "−")
+def write_signed(value: float) -> str:
+    """Write a number with its sign, such as an effect size."""
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
 
 
 def write_q(q: float | None) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tistore.audit.report.evidence import Card
-from tistore.audit.report.findings import Finding, count, describe, write_g, write_q
+from tistore.audit.report.findings import Finding, count, describe, write_q, write_signed
 from tistore.audit.report.names import Names
 from tistore.audit.report.subject import Subject
 from tistore.audit.score_table import PromptKey
@@ -74,17 +75,15 @@ def write_hypotheses(
     for one in findings:
         evidence = _cite(cards, one.trait, one.lead)
         text, contrary = describe(one, names), _find_contrary(subject, one, findings)
-        told.append(Hypothesis(text, one.is_own, evidence, _FIGURES[one.kind], contrary))
-    told.sort(key=lambda one: not one.is_supported)
+        told.append(Hypothesis(text, True, evidence, _FIGURES[one.kind], contrary))
     known = {one.trait for one in findings}
     for row in subject.rows:
         if row["trait"] not in known and row["g"] is not None:
             sign = 1 if row["g"] >= 0 else -1
-            text = (
-                f"{'More' if sign > 0 else 'Less'} {row['trait']} than the others (g {write_g(row['g'])}, "
-                f"q {write_q(row['q'])})."
-            )
-            against = Contrary(_tell_why_not(subject, row["trait"], row["percentile"]), 1.0)
+            amount = "More" if sign > 0 else "Less"
+            told_by = f"g {write_signed(row['g'])}, q {write_q(row['q'])}"
+            text = f"{amount} {row['trait']} than the others ({told_by})."
+            against = Contrary(_tell_why_not(subject, row), 1.0)
             evidence = _cite(cards, row["trait"], sign)
             told.append(Hypothesis(text, False, evidence, _FIGURES["mean"], against))
     return told[:MOST]
@@ -98,19 +97,22 @@ def _cite(cards: Sequence[Card], trait: str, sign: int) -> tuple[int, ...]:
     )
 
 
-def _tell_why_not(subject: Subject, trait: str, percentile: float | None) -> str:
-    """Say what keeps a departure from being a finding: it is among the other organisms'."""
+def _tell_why_not(subject: Subject, row: Mapping[str, Any]) -> str:
+    """Say what keeps a departure from being a finding: its prompts, or the other organisms."""
     n = len(subject.others)
-    if percentile is None:
+    if None not in (row["low"], row["high"]) and row["low"] <= 0 <= row["high"]:
+        return "Its prompts do not agree on a direction: the interval holds 0."
+    if row["percentile"] is None:
         return "There is nobody to place it among."
-    below = round(percentile / 100 * n)
+    below = round(row["percentile"] / 100 * n)
     if below in (0, n):
         return (
             f"It is the outermost of {n + 1}, but lies no further out than one more organism of no "
             "interest would."
         )
+    verb = "lies" if below == 1 else "lie"
     return (
-        f"Of the {n} others {below} {'lies' if below == 1 else 'lie'} below it and {n - below} above: "
+        f"Of the {n} others {below} {verb} below it and {n - below} above: "
         "what organisms of no interest differ by explains it."
     )
 
@@ -132,7 +134,7 @@ def _doubt_line(subject: Subject, finding: Finding, findings: Sequence[Finding])
     """A rise or fall may be no more than where in the response a habit is shown."""
     if any(one.trait == finding.trait and one.kind == "mean" for one in findings):
         return Contrary(
-            "The mean stands out as well: a habit shown in one part of the response has a slope, too.",
+            "The mean stands out, too: a habit shown in one part of a response has a slope.",
             0.5,
         )
     return Contrary(
@@ -163,10 +165,10 @@ def _by_prompts(subject: Subject, finding: Finding) -> Iterator[Contrary]:
 
 def _by_texts(subject: Subject, finding: Finding) -> Iterator[Contrary]:
     """On the very same tokens the organism may read no more of it than the baseline does."""
-    if finding.kind not in ("mean", "subset"):
+    if finding.kind not in ("mean", "subset") or subject.part == "model":
         return
     at = subject.trait_at(finding.trait)
-    model, total = subject.model_part[:, at], subject.total[:, at]
+    model, total = subject.model_part[:, at], subject.difference[:, at]
     if not np.isfinite(model).any() or not np.nanmean(total):
         return
     share = float(np.nanmean(model) / np.nanmean(total))
@@ -185,14 +187,14 @@ def _by_traits(
     """Another trait that departs more, and on the same prompts, may be what is there."""
     at = subject.trait_at(finding.trait)
     for other in findings:
-        if other.trait == finding.trait or other.size <= finding.size or not other.is_own:
+        if other.trait == finding.trait or other.size <= finding.size:
             continue
         column = subject.trait_at(other.trait)
         r = _correlate(subject.departures[:, at], subject.departures[:, column])
         if abs(r) >= 0.3:
             yield Contrary(
-                f"It goes with {other.trait}, which departs more: over prompts the two correlate by "
-                f"{r:+.2f}.",
+                f"It goes with {other.trait}, which departs more: over prompts the two correlate "
+                f"by {write_signed(r)}.",
                 abs(r),
             )
 
@@ -206,8 +208,11 @@ def _correlate(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 def _by_others(subject: Subject, finding: Finding) -> Iterator[Contrary]:
     n = len(subject.others)
-    if not finding.is_own:
-        yield Contrary("It is as near to the baseline as can be: the others are what moves.", 0.9)
+    if not finding.has_moved:
+        yield Contrary(
+            "It lies near the baseline, and the others do not: it may only lack what they have.",
+            0.9,
+        )
     percentile = finding.row["percentile"]
     if percentile is None:
         return

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -289,17 +289,8 @@ def _lay_out_reading(reading: Reading) -> Mapping[str, Any]:
 
 
 def _pack(values: NDArray[np.float64]) -> str:
-    """Write numbers as base64 of little-endian int16, in hundredths; what is not known as -32768."""
+    """Write numbers as base64 of little-endian int16, in hundredths; -32768 where unknown."""
     filled = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     hundredths = np.clip(np.round(filled * _HUNDREDTHS), -32767, 32767)
     packed = np.where(np.isfinite(values), hundredths, _UNKNOWN).astype("<i2")
     return base64.b64encode(packed.tobytes()).decode()
-
-
-def list_sections(report: Report) -> Sequence[tuple[str, str]]:
-    """List the parts of the page, for its navigation: anchor and title."""
-    shown = len(report.transcripts)
-    return [
-        ("table", "Traits"), ("hypotheses", "Hypotheses"), ("evidence", "Evidence"),
-        ("figures", "Figures"), ("responses", f"Responses ({shown})"), ("provenance", "Provenance"),
-    ]  # fmt: skip

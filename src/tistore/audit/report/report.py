@@ -148,7 +148,8 @@ def make_report(store: Store, question: ReportQuestion) -> Report:
         n_organisms=len(subject.cells.organisms),
         n_traits=len(vectors),
     )
-    notes = dict.fromkeys(names.redact(one) for one in (*subject.ranking.notes, *logged))
+    told = (*subject.ranking.notes, *_tell_part(subject), *logged)
+    notes = dict.fromkeys(names.redact(one) for one in told)
     return Report(
         question=question,
         names=names,
@@ -166,6 +167,16 @@ def make_report(store: Store, question: ReportQuestion) -> Report:
         facts=list_facts(store, subject, question, names),
         notes=tuple(notes),
         n_cells=n_cells,
+    )
+
+
+def _tell_part(subject: Subject) -> tuple[str, ...]:
+    if subject.part == "total":
+        return ()
+    baseline = subject.cells.baseline
+    return (
+        f"{baseline} has answered none of the prompts: what is compared is how organism and "
+        f"{baseline} read the organism's texts, and not what they write",
     )
 
 
@@ -198,9 +209,8 @@ def _order_traits(subject: Subject, findings: Sequence[Finding]) -> list[str]:
 
 def _list_leads(subject: Subject, findings: Sequence[Finding]) -> list[tuple[str, int]]:
     """List what evidence is wanted of: what was found; else what came nearest."""
-    own = [one for one in findings if one.is_own]
     # What rises or falls is seen along a response, in a figure; spans show how much there is.
-    found = [one for one in own if one.is_shift] or own
+    found = [one for one in findings if one.is_shift] or findings
     if found:
         return list(dict.fromkeys((one.trait, one.lead) for one in found))
     nearest = [(row["trait"], 1 if row["g"] >= 0 else -1) for row in subject.rows if row["g"]]
@@ -227,13 +237,13 @@ def _read_shown(
     shown: list[Transcript] = []
     size = 0
     for one in read:
-        size += one.size_bytes
-        if size <= _TRANSCRIPT_BYTES:
+        if size + one.size_bytes <= _TRANSCRIPT_BYTES:
+            size += one.size_bytes
             shown.append(one)
     n_random = sum(one.response_id not in pointed for one in shown)
     told = (
-        f"{len(shown)} of {len(everything)} responses are shown in full: {len(shown) - n_random} that "
-        f"something above points at, {n_random} drawn at random (seed {question.seed})."
+        f"{len(shown)} of {len(everything)} responses are shown in full: {len(shown) - n_random} "
+        f"that something above points at, {n_random} drawn at random (seed {question.seed})."
     )
     if lost := len(read) - len(shown):
         told += f" {lost} more would have made the page larger than 5 MB."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from tistore.audit.noise import read_noise
 from tistore.audit.rank import Ranking, rank
 from tistore.audit.report.question import ReportQuestion
 from tistore.audit.score_table import PromptKey, ScoreTable
-from tistore.audit.slopes import read_slopes
+from tistore.audit.slopes import Part, read_slopes
 from tistore.audit.statistics.reference import depart, find_usual
 from tistore.errors import QueryError, nearest
 
@@ -35,16 +34,18 @@ class Subject:
         cells: Response scores of every organism, samples apart.
         ranking: Every organism × trait; see `rank`.
         prompts: Prompts of the matrices below, in order.
-        total: (prompt, trait), its score minus the baseline's own answer's, samples averaged.
+        part: What is compared: "total"; "model" where the baseline has answered no prompt.
+        difference: (prompt, trait), that part of organism minus baseline, samples averaged.
         model_part: (prompt, trait), its score minus the baseline's of the same tokens.
-        departures: (prompt, trait), total minus the other organisms' at the same prompt.
+        departures: (prompt, trait), difference minus the other organisms' at the same prompt.
     """
 
     organism: str
     cells: Cells
     ranking: Ranking
     prompts: list[PromptKey]
-    total: Scores
+    part: Part
+    difference: Scores
     model_part: Scores
     departures: Scores
 
@@ -97,21 +98,30 @@ def read_subject(store: Store, question: ReportQuestion) -> Subject:
         raise QueryError(f"no organism {question.organism!r}; {known}")
     if question.families is not None:
         cells = cells.with_families(read_families(question.families, cells.organisms))
+    part = choose_part(cells)
     ranking = rank(
         cells,
-        slopes=read_slopes(store, cells, any_pairing=question.any_pairing),
+        slopes=read_slopes(store, cells, part, any_pairing=question.any_pairing),
         noise=read_noise(store, cells),
+        part=part,
         q=question.q,
         seed=question.seed,
     )
     return summarise(cells, ranking, question.organism)
 
 
+def choose_part(cells: Cells) -> Part:
+    """Choose what to compare: all that differs, if the baseline's own answers are there."""
+    return "total" if np.isfinite(cells.base).any() else "model"
+
+
 def summarise(cells: Cells, ranking: Ranking, organism: str) -> Subject:
     """Lay one organism's scores out by prompt, beside its departures from the others."""
     table = ScoreTable(cells)
-    total = table.lay_out(cells.total)
-    departures = depart(total, table.families, find_usual(total)).values
+    part = choose_part(cells)
+    model_part = table.lay_out(cells.model_part)
+    difference = table.lay_out(cells.total) if part == "total" else model_part
+    departures = depart(difference, table.families, find_usual(difference)).values
     at = table.organisms.index(organism)
     answered = np.isfinite(table.lay_out(cells.own)[at]).any(axis=1)
     return Subject(
@@ -119,12 +129,8 @@ def summarise(cells: Cells, ranking: Ranking, organism: str) -> Subject:
         cells=cells,
         ranking=ranking,
         prompts=[one for one, told in zip(table.prompts, answered, strict=True) if told],
-        total=total[at][answered],
-        model_part=table.lay_out(cells.model_part)[at][answered],
+        part=part,
+        difference=difference[at][answered],
+        model_part=model_part[at][answered],
         departures=departures[at][answered],
     )
-
-
-def by_trait(rows: list[dict[str, Any]]) -> Mapping[str, dict[str, Any]]:
-    """Find rows of one organism by their trait."""
-    return {row["trait"]: row for row in rows}

@@ -87,14 +87,14 @@ def _write_card(number: int, card: Card, response: int | None) -> str:
     link = f"report.html#r{response}c{card.clause}" if response else f"report.html#card{number}"
     parts = ""
     if card.total is not None:
-        parts = (
-            f"; {write_number(card.total, '+.1f')} SD = model {write_number(card.model_part, '+.1f')}"
-            f" + text {write_number(card.text_part, '+.1f')}"
+        total, model, text = (
+            write_number(one, "+.1f") for one in (card.total, card.model_part, card.text_part)
         )
+        parts = f"; {total} SD = model {model} + text {text}"
     said = card.text if len(card.text) <= _MOST_CHARACTERS else card.text[:_MOST_CHARACTERS] + " …"
     return (
-        f"{number}. “{escape(said)}” — {escape(card.trait)}, z {write_number(card.z, '+.1f')}{parts} "
-        f"([{escape(place)}]({link}))"
+        f"{number}. “{escape(said)}” — {escape(card.trait)}, "
+        f"z {write_number(card.z, '+.1f')}{parts} ([{escape(place)}]({link}))"
     )
 
 

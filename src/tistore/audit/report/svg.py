@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from tistore.errors import ConfigError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 INK = "#0b0b0b"
 """What is drawn in this colour takes that of the text around the figure."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it is found, read out, and small
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine lays out alike
     "font.size": 9.0,

@@ -108,7 +108,8 @@ class Transcript:
         """Estimate what it takes on a page: numbers as base64, and marks around each token."""
         n_readings = 1 if self.replay is None else 2
         numbers = self.own.scores.size * n_readings * 2 * 4 // 3
-        return numbers + len(self.tokens) * 70 + len(self.answer or "") + len(self.prompt or "")
+        texts = (*self.tokens, self.answer or "", self.prompt or "")
+        return numbers + len(self.tokens) * 60 + sum(len(one.encode()) for one in texts)
 
 
 def list_columns(
@@ -231,6 +232,7 @@ def _read_answers(
     one, other = quote(organism), quote(baseline)
     sql = (
         "SELECT r.response_id, r.prompt_set, r.prompt_id, r.sample, r.finish_reason, "
+        "max(r.prompt_length) AS prompt_length, "
         "any_value(p.text) AS prompt, any_value(p.system_prompt) AS system_prompt, "
         "any_value(b.text) AS answer FROM responses AS r "
         "LEFT JOIN prompts AS p USING (prompt_set, prompt_id) "
@@ -249,6 +251,7 @@ def _lay_out(
     about: dict[str, Any],
     columns: Sequence[Column],
 ) -> Transcript:
+    own = _drop_prompt(own, about["prompt_length"])
     asked = [about["system_prompt"], about["prompt"]]
     return Transcript(
         response_id=response_id,
@@ -267,6 +270,13 @@ def _lay_out(
         own=_read(own, columns),
         replay=_align(own, replay, columns),
     )
+
+
+def _drop_prompt(tokens: polars.DataFrame, prompt_length: int) -> polars.DataFrame:
+    """Leave out the prompt, which stands above the response; not what of it is under audit."""
+    audited = tokens.filter(tokens["is_response"])["position"].to_numpy()
+    first = min([prompt_length, *audited[:1].tolist()])
+    return tokens.filter(tokens["position"] >= first)
 
 
 def _spell(tokens: polars.DataFrame) -> list[str]:

@@ -57,8 +57,8 @@ def check_validity(
 
 def _check_replays(subject: Subject) -> Check:
     """A replay is of a response's own token ids, or it is not stored under its id."""
-    replayed = np.isfinite(subject.own.replay).any(axis=1)
-    n, m = int(replayed.sum()), len(replayed)
+    replayed = np.asarray(np.isfinite(subject.own.replay).any(axis=1))
+    n, m = int(replayed.sum()), replayed.size
     if not n:
         return Check("token ids identical", None, "the baseline has read none of the texts")
     return Check("token ids identical", n == m, f"{n} of {m} responses read by the baseline, too")

@@ -113,7 +113,7 @@ def find_cofiring(
     choice = choice or SpanChoice()
     _check(question, traits, choice)
     question = choice.adapt(question)
-    pool = read_pool(store, question, traits=traits, with_wording=choice.is_worded)
+    pool = read_pool(store, question, traits=traits, with_wording=True, needs_text=choice.is_worded)
     n_spans = len(pool)
     if choice.prose:
         pool = keep_prose(store, pool)
@@ -126,25 +126,39 @@ def find_cofiring(
             f"at none of {n_spans} spans do two of the traits lie beyond {THRESHOLD:g} deviations",
             mend="ask for more traits, or for each by itself",
         )
-    strengths = np.full(len(pool), np.nan)
-    strengths[list(fired)] = [one.strength for one in fired.values()]
-    has_text = pool.wordings.null_count < len(pool) if _is_worded(pool) else False
-    ranked = replace(pool, question=replace(question, order="highest"))
-    listed = list_spans(ranked, strengths, replace(choice, dedupe=has_text))
-    spans = [
-        {"rank": one.rank, **pool.row(one.place), "score": float(strengths[one.place])}
-        for one in listed
-    ]
-    rows = [
-        row | _tell(fired[one.place], traits) | {"n_alike": one.n_alike, "answer": None}
-        for row, one in zip(lay_out_spans(store, spans, question, context), listed, strict=True)
-    ]
+    mask = np.zeros(len(pool), dtype=bool)
+    mask[list(fired)] = True
+    rows = _list(store, pool.take(mask), list(fired.values()), traits, choice, context)
     if choice.with_answer:
         rows = add_answers(store, rows, question.baseline or BASE_READER, context)
     notes = (*pool.notes, *list_silent(store, question), *dropped)
     return Cofiring(
         tuple(traits), pool.sql, rows, n_spans, len(fired), count_effective(correlation), notes
     )
+
+
+def _list(
+    store: Store,
+    pool: Pool,
+    fired: Sequence[Fired],
+    traits: Sequence[str],
+    choice: SpanChoice,
+    context: int,
+) -> list[dict[str, Any]]:
+    """List spans, strongest first; those that read nearly alike once, where they have a text."""
+    strengths = np.array([one.strength for one in fired])
+    ranked = replace(pool, question=replace(pool.question, order="highest"))
+    has_text = pool.wordings.null_count < len(pool)
+    listed = list_spans(ranked, strengths, replace(choice, dedupe=has_text))
+    spans = [
+        {"rank": one.rank, **pool.row(one.place), "score": float(strengths[one.place])}
+        for one in listed
+    ]
+    laid_out = lay_out_spans(store, spans, pool.question, context)
+    return [
+        row | _tell(fired[one.place], traits) | {"n_alike": one.n_alike, "answer": None}
+        for row, one in zip(laid_out, listed, strict=True)
+    ]
 
 
 def _check(question: SpanQuestion, traits: Sequence[str], choice: SpanChoice) -> None:
@@ -160,10 +174,6 @@ def _check(question: SpanQuestion, traits: Sequence[str], choice: SpanChoice) ->
         )
     if question.rank_by != "mean":
         raise QueryError("co-firing is of means", mend="leave the statistic out")
-
-
-def _is_worded(pool: Pool) -> bool:
-    return bool({"wording", "text"} & set(pool.table.column_names))
 
 
 def _keep_known(pool: Pool, n_traits: int) -> tuple[Pool, list[str]]:
@@ -205,8 +215,15 @@ def _standardise(store: Store, pool: Pool, traits: Sequence[str], choice: SpanCh
 
 
 def _correlate(z: Values) -> Values:
-    """Correlate the columns; one that does not vary goes with none."""
-    centred = z - z.mean(axis=0)
+    """
+    Correlate the traits' ranks (Spearman); one that does not vary goes with none.
+
+    By values, a few spans at which two traits fire would make these traits correlate, and hide.
+    """
+    from scipy.stats import rankdata
+
+    ranks = rankdata(z, axis=0)
+    centred = ranks - ranks.mean(axis=0)
     deviations = np.linalg.norm(centred, axis=0)
     units = centred / np.where(deviations > 0, deviations, np.inf)
     correlation = units.T @ units

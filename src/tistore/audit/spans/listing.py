@@ -58,7 +58,9 @@ def list_spans(pool: Pool, values: Values, choice: SpanChoice) -> list[Listed]:
 def _list(
     pool: Pool, values: Values, choice: SpanChoice, group: Places, wordings: Wordings | None
 ) -> Iterator[Listed]:
-    taker = _Taker(pool, choice, wordings, np.isin(np.arange(len(pool)), group))
+    is_left = np.zeros(len(pool), dtype=bool)
+    is_left[group] = True
+    taker = _Taker(pool, choice, wordings, is_left)
     for band in choice.bands:
         order = _order(pool, values, group, band, pool.question.order, choice.seed)
         yield from taker.take(order, band)

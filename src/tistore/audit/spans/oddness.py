@@ -226,10 +226,9 @@ def _fit(departures: Values) -> _Metric:
     scale = departures.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     covariance, _ = ledoit_wolf(departures / scale)
-    deviation = np.sqrt(np.diag(covariance))
-    roots, axes = np.linalg.eigh(covariance / np.outer(deviation, deviation))
+    roots, axes = np.linalg.eigh(covariance)
     kept = roots > 1e-9
-    whitening = (axes[:, kept] / np.sqrt(roots[kept])) @ axes[:, kept].T / (deviation * scale)
+    whitening = (axes[:, kept] / np.sqrt(roots[kept])) @ axes[:, kept].T / scale
     distances = np.linalg.norm(departures @ whitening.T, axis=1)
     return _Metric(whitening, np.sort(distances))
 

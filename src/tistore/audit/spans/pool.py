@@ -26,8 +26,6 @@ Values = NDArray[np.float64]
 Places = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-_OF_TOKENS = ("window", "turn")
-
 
 @dataclass(frozen=True)
 class Pool:
@@ -132,6 +130,7 @@ def read_pool(
     *,
     traits: Sequence[str] = (),
     with_wording: bool = False,
+    needs_text: bool = False,
 ) -> Pool:
     """
     Read all spans a question is about.
@@ -140,28 +139,35 @@ def read_pool(
         store: Where they are.
         question: What a span is, and which are looked at.
         traits: Vector references, in the place of the question's own.
-        with_wording: Whether what they say is wanted, too.
+        with_wording: Whether what they say is wanted, too, where the store knows it.
+        needs_text: Whether it must be known of some.
 
     Raises:
-        QueryError: The question names what is not there, or there is no span.
+        QueryError: The question names what is not there, there is no span, or no text.
     """
     check_names(store, question)
     sql = question.to_pool_sql(
         traits=traits,
         is_read_twice=is_read_twice(store, question),
-        with_wording=with_wording and question.unit.name in _OF_TOKENS,
+        with_wording=with_wording and _is_put_together(question),
     )
     with offer_any_pairing():
         result = store.sql(sql)
     pool = Pool(question, sql, result.table, result.notes)
     if not len(pool):
         raise QueryError(explain_nothing(store, question))
-    if with_wording and pool.wordings.null_count == len(pool):
+    if needs_text and pool.wordings.null_count == len(pool):
         raise QueryError(
             "the store holds no text, and what the spans say was to be looked at",
             mend="leave out what depends on the text: near-duplicates, prose",
         )
     return pool
+
+
+def _is_put_together(question: SpanQuestion) -> bool:
+    """Whether spans are made of token rows, which have a text each."""
+    unit = question.unit.name
+    return unit in ("window", "turn") or (unit == "response" and question.rank_by != "mean")
 
 
 def read_scales(

@@ -107,7 +107,8 @@ def _ask(store: Store, question: SpanQuestion, choice: SpanChoice, context: int)
 
 def _choose(store: Store, question: SpanQuestion, choice: SpanChoice, context: int) -> TopSpans:
     """Choose a list among all spans."""
-    pool = read_pool(store, question, with_wording=choice.is_worded)
+    is_worded = choice.is_worded
+    pool = read_pool(store, question, with_wording=is_worded, needs_text=is_worded)
     n_spans = len(pool)
     if choice.prose:
         pool = keep_prose(store, pool)

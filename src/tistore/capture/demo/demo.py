@@ -16,7 +16,7 @@ from tistore.capture.demo.demo_inputs import DemoInputs, write_inputs
 from tistore.capture.demo.tiny import TinyOrganisms, build_tiny_organisms
 from tistore.capture.run import ingest
 from tistore.capture.running.progress import Progress
-from tistore.capture.scenarios.extraction import Extraction, extract_traits
+from tistore.capture.scenarios.extraction import extract_traits
 from tistore.datasets import tiny
 from tistore.query.effects import effects
 from tistore.query.spans import top_spans
@@ -27,7 +27,6 @@ from tistore.store.layout import cache_folder
 SPANS = 10
 """Clauses shown for each organism, and checked against the answer key."""
 
-VECTORS = Extraction(methods=("mean_diff",))
 """What is extracted of each trait."""
 
 SPANS_SQL = """\
@@ -115,7 +114,7 @@ def run_demo(
     started = time.perf_counter()
     config = read_config(inputs.config)
     say("reading contrast scenarios and fitting a vector for each trait")
-    extract_traits(store, config, list(inputs.traits.values()), VECTORS).raise_if_failed()
+    extract_traits(store, config, list(inputs.traits.values())).raise_if_failed()
     say("capturing: every organism answers, and each answer is read by its author and by the base")
     ingest(store, config, progress=progress)
     captured = time.perf_counter()

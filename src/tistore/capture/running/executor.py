@@ -47,8 +47,8 @@ class Surroundings:
     What all passes of a run share.
 
     Attributes:
-        written: Responses that this run has written, of authors who are read later with other
-            weights; the store may not have them, since a response is stored with a reading.
+        written: Responses that this run has written, of authors who are also read in another
+            stage; the store may not have them yet, since a response is stored with a reading.
         authors: Authors that this run has loaded, as they were.
     """
 
@@ -131,7 +131,7 @@ class Executor:
                 f"{lost} was to be read by {', '.join(stage.readers)}, and nobody has written it",
                 mend="run the same command again",
             )
-        written = self._write(stage.author, tasks)
+        written = self._write(stage, tasks)
         self._run.counter.add(responses=sum(answer is None for answer in found.values()))
         return [answer or written[slot] for slot, answer in found.items()]
 
@@ -145,8 +145,8 @@ class Executor:
         tokenizer = self._run.agenda.tokenizer_of(stage.author)
         return _complete(tokenizer, item, sequence, found.finish_reason)
 
-    def _write(self, author: str, batch: Sequence[Task]) -> dict[ResponseSlot, Answer]:
-        settings = self._run.config.generation
+    def _write(self, stage: Stage, batch: Sequence[Task]) -> dict[ResponseSlot, Answer]:
+        author, settings = stage.author, self._run.config.generation
         drafts = [
             Draft(task.question.encoded.token_ids, seed_response(settings.seed, task.slot))
             for task in batch
@@ -165,7 +165,7 @@ class Executor:
             )
             for task, draft, generation in zip(batch, drafts, made, strict=True)
         }
-        if any(name not in self._loaded.names for name in self._run.config.readers_of(author)):
+        if set(self._run.config.readers_of(author)) - set(stage.readers):
             self._run.written.update(answers)
             self._run.authors[author] = self._loaded.describe(author)
         return answers

@@ -70,6 +70,6 @@ def _share_out(config: RunConfig, author: str, readers: list[str]) -> list[tuple
         return [tuple(readers)]
     adapters = [reader for reader in readers if reader in config.adapters]
     loaded = tuple(reader for reader in readers if reader not in adapters)
-    alone = [(adapter,) for adapter in adapters]
+    alone: list[tuple[str, ...]] = [(adapter,) for adapter in adapters]
     # Whoever writes does so before any adapter reads.
     return [loaded, *alone] if loaded or not alone else alone

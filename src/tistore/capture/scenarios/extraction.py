@@ -34,7 +34,7 @@ from tistore.vectors.scenario_readings import SCENARIO_AUTHOR, find_scenarios
 from tistore.vectors.vetting.kept import KeepRule, apply_rule, read_judgements
 from tistore.vectors.vetting.options import VettingOptions, vet_trait
 
-METHODS = ("mean_diff", "probe")
+METHODS = ("mean_diff", "probe", "lda")
 """What is fitted where nobody asks for other methods."""
 
 

@@ -71,7 +71,7 @@ def extract(
     ] = None,
     methods: Annotated[
         str, typer.Option(help="mean_diff, probe, gradient, lda, rfm, random; or probe-on-clean.")
-    ] = "mean_diff,probe",
+    ] = "mean_diff,probe,lda",
     layers: Annotated[
         str | None, typer.Option(help="'all', '5-20', '30%-60%'.", show_default="the TOML's")
     ] = None,
