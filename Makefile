@@ -23,6 +23,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/capturing.py
 	$(BIN)/python benchmarks/vectors.py
 	$(BIN)/python benchmarks/auditing.py
+	$(BIN)/python benchmarks/spans.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

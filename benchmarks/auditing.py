@@ -22,7 +22,7 @@ from typing import Any
 
 from tistore.audit.rank import rank
 from tistore.audit.ranking.outcomes import Outcomes, rank_simulated
-from tistore.audit.simulated import PAPER, Scale, simulate_audit
+from tistore.audit.ranking.simulated import PAPER, Scale, simulate_audit
 
 AUDITS = 200
 HARDER = {

@@ -3,6 +3,7 @@ What fitting vectors costs beyond the fits themselves, and how much memory it ta
 
     make bench
     .venv/bin/python benchmarks/vectors.py --quick
+    .venv/bin/python benchmarks/vectors.py --only gate --demo demo.tistore
 
 Activations are drawn at random: compression is no part of what is measured here. Times are of
 fits that go through the store and of the same fits on arrays that are in memory, turn about in one
@@ -29,14 +30,19 @@ import numpy as np
 
 import tistore
 from tistore.query.product import one_thread_each
+from tistore.schemas.evaluation import GATE
 from tistore.vectors.contrast import Contrast
-from tistore.vectors.evaluation.evaluate import evaluate
+from tistore.vectors.evaluation.evaluate import Effort, evaluate
+from tistore.vectors.evaluation.labelled import LabelledRows
+from tistore.vectors.evaluation.nulls import permute_labels
 from tistore.vectors.evaluation.span import ROTATION_INVARIANT, in_span
 from tistore.vectors.extract import extract_vectors
 from tistore.vectors.methods.registry import METHODS
 from tistore.vectors.scenario_rows import open_scenarios
 
-SECTIONS = ("fits",)
+SECTIONS = ("fits", "gate")
+PERMUTED = 200
+"""Data sets of permuted labels that are put to the gate, each against as many permutations."""
 TRAIT = "bench/trait"
 NAMES = ("mean_diff", "probe", "lda")
 N_PAIRS = 100
@@ -149,6 +155,44 @@ def fits(root: Path, n_layers: int, rounds: int) -> None:
         print(f"    {max(other['bytes'] for _, other in turns) / 1e9:.2f} GB at most")
 
 
+def gate(path: Path) -> None:
+    """Put the demo's chosen vectors, and extractions from permuted labels, to their nulls."""
+    if not path.exists():
+        return print(f"gate: no store at {path}; `make demo` makes one")
+    store = tistore.open(path)
+    print(f"\nHeld out, against {PERMUTED} permutations of the labels ({path.name})\n")
+    print(f"{'vector':36}{'AUROC':>8}{'nulls, 95 %':>13}{'p':>9}   permuted that pass 5 %")
+    traits = sorted({vector.trait for vector in store.snapshot.vectors()})
+    total = 0
+    for place, trait in enumerate(traits):
+        vector = store.vector(trait)
+        contrast = open_scenarios(store, trait, position=str(vector.position)).at(vector.site)
+        found = evaluate(
+            contrast, METHODS[vector.method], effort=Effort(resamples=0, permutations=PERMUTED)
+        )
+        passed = count_permuted_that_pass(contrast, seed=(place + 1) * 10 * PERMUTED)
+        total += passed
+        print(
+            f"{vector.reference:36}{found.auroc:8.3f}{found.permutation_auroc_95:13.3f}"
+            f"{found.permutation_p:9.4f}   {passed} of {PERMUTED}"
+        )
+    print(f"{total / len(traits) / PERMUTED:.3f} of all permuted extractions pass a gate of {GATE}")
+
+
+def count_permuted_that_pass(contrast: Contrast, seed: int) -> int:
+    """Count mean differences of permuted labels that reach p ≤ 0.05 against permutations."""
+    labelled = LabelledRows.of(in_span(contrast))
+    whole = np.zeros(len(labelled.rows), dtype=np.int64)
+    passed = 0
+    drawn = permute_labels(labelled, whole, PERMUTED, seed)
+    for own_seed, labels in enumerate(drawn, start=seed + 1):  # no two draw alike
+        permuted = labelled.relabelled(labels).contrast()
+        effort = Effort(resamples=0, permutations=PERMUTED)
+        found = evaluate(permuted, METHODS["mean_diff"], seed=own_seed, effort=effort)
+        passed += bool(found.permutation_p is not None and found.permutation_p <= GATE)
+    return passed
+
+
 def warm_up() -> None:
     """Do a little of everything, so that no library is loaded while the clock runs."""
     generator = np.random.default_rng(0)
@@ -174,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="8 layers instead of 80, one round")
+    parser.add_argument("--demo", type=Path, default=Path("demo.tistore"))
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--evaluated", action="store_true", help=argparse.SUPPRESS)
@@ -186,6 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{os.cpu_count()} processors")
         if "fits" in given.only:
             fits(root, 8 if given.quick else 80, 1 if given.quick else given.rounds)
+        if "gate" in given.only:
+            gate(given.demo)
     finally:
         shutil.rmtree(root)
 

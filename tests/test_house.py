@@ -15,11 +15,14 @@ PACKAGE = PROJECT / "src" / "tistore"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    "version", "errors", "schemas", "datasets", "store", "query", "vectors", "audit", "capture",
-    "exchange", "cli",
+    "version", "errors", "markdown", "schemas", "datasets", "store", "query", "vectors", "audit",
+    "capture", "exchange", "cli",
 ]  # fmt: skip
 USERS_OF_TORCH = {PACKAGE / "query" / "product.py", PACKAGE / "exchange" / "torch_data.py"}
-SLOW_TO_LOAD = {"numpy", "duckdb", "pyarrow", "polars", "pandas", "tensorstore", "sqlglot", "scipy"}
+SLOW_TO_LOAD = {
+    "numpy", "duckdb", "pyarrow", "polars", "pandas", "tensorstore", "sqlglot", "scipy", "sklearn",
+    "matplotlib", "jinja2",
+}  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
 
 

@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from made_cells import make_cells
 from tistore.audit.cluster import cluster_organisms, cluster_responses
-from tistore.audit.grouping import link, overlap, part
+from tistore.audit.statistics.grouping import link, overlap, part
 from tistore.errors import QueryError
 
 FEW = {"resamples": 10}

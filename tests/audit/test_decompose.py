@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from made_cells import make_cells
 from tistore.audit.decompose import decompose, decompose_notes
-from tistore.audit.simulated import Scale, simulate_audit
+from tistore.audit.ranking.simulated import Scale, simulate_audit
 from tistore.errors import QueryError
 
 FEW = {"resamples": 200}

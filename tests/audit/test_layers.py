@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import pearsonr
 
 from made_store import make_store
-from tistore.audit.layers import compare_layers, correlate_prompts
+from tistore.audit.shifts.layers import compare_layers, correlate_prompts
 from tistore.errors import QueryError, VectorMismatchError
 
 FEW = {"resamples": 200}

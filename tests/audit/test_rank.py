@@ -15,8 +15,8 @@ import tistore.audit.rank as rank_module
 from tistore.audit import statistics
 from tistore.audit.cells import Cells
 from tistore.audit.rank import rank
+from tistore.audit.ranking.simulated import Scale, SimulatedAudit, simulate_audit
 from tistore.audit.score_table import ScoreTable
-from tistore.audit.simulated import Scale, SimulatedAudit, simulate_audit
 from tistore.errors import ConfigError, QueryError
 
 SMALL = Scale(families=8, variants=2, traits=4, prompts=60, triggered=15, conversations=30)

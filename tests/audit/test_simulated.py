@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binom
 
 from tistore.audit.ranking.outcomes import Outcomes, rank_simulated
-from tistore.audit.simulated import Scale, simulate_audit
+from tistore.audit.ranking.simulated import Scale, simulate_audit
 
 DOUBT = 0.001
 """Each bound below would be missed so often by a ranking that just keeps its promise."""

@@ -7,7 +7,7 @@ import pytest
 
 from ranked_store import BASE, N_PROMPTS, ORGANISMS, is_response, turns_of, write_ranked_store
 from tistore.audit.cells import read_cells
-from tistore.audit.noise import read_noise
+from tistore.audit.ranking.noise import read_noise
 from tistore.audit.slopes import PARTS, read_slopes
 
 

@@ -10,9 +10,13 @@ import sys
 import pytest
 
 import tistore
+from tistore.audit.report.question import ReportQuestion
+from tistore.audit.report.report import make_report
 from tistore.capture.demo.demo import SPANS, SPANS_SQL, effect_table, judge
 from tistore.datasets import tiny
 from tistore.query.spans import top_spans
+from tistore.vectors.evaluation.evaluate import Effort
+from tistore.vectors.evaluation.stored import evaluate_vectors
 
 
 def make_effects(**own: float) -> list[dict]:
@@ -92,3 +96,11 @@ def test_every_planted_habit_is_recovered(tmp_path):
         shown = top_spans(store, organism.trait, organism=organism.name, n=SPANS)
         assert [row["score"] for row in rows] == [span["score"] for span in shown]
     assert store.info().readings == 36 * (2 * 5 + 1) + 2 * 40 * len(tiny.TRAITS)
+    planted = [organism.trait for organism in tiny.ORGANISMS if organism.trait]
+    effort = Effort(resamples=0, permutations=19, random=200)
+    for found in evaluate_vectors(store, planted, effort=effort).evaluations:
+        assert found.evaluation.auroc >= 0.95
+        assert found.evaluation.beats_nulls
+    for organism in tiny.ORGANISMS:
+        verdict = make_report(store, ReportQuestion(organism.name)).verdict
+        assert verdict.traits[:1] == ((organism.trait,) if organism.trait else ())

@@ -484,7 +484,7 @@ def test_the_command_prints_a_row_for_each_layer_and_arm(compared, place):
     store, found = compared
     done = CliRunner().invoke(
         app,
-        ["vectors", "quantise", str(store.path), "tone/joy", "--config", str(place / "run.toml"),
+        ["vectors", "quantise", str(store.path), "joy", "--config", str(place / "run.toml"),
          "--arms", "int8,int3", "--json"],
     )  # fmt: skip
 

@@ -34,5 +34,18 @@ def test_closing_says_how_far_the_run_came():
     assert stream.getvalue().splitlines()[-1].startswith("2/3 readings")
 
 
+def test_the_end_is_told_before_what_comes_after_it_and_once():
+    stream = io.StringIO()
+    lines = LineProgress(stream)
+    lines.update(Tally(0, 3))
+    lines.update(Tally(3, 3))
+    lines.note("fitting")
+
+    lines.close()
+
+    told = [line.split(" ")[0] for line in stream.getvalue().splitlines()]
+    assert told == ["0/3", "3/3", "fitting"]
+
+
 def test_what_is_no_terminal_gets_lines():
     assert isinstance(show_progress(io.StringIO()), LineProgress)

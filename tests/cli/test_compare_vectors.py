@@ -78,6 +78,8 @@ def test_questions_that_make_no_sense_say_what_would(written):
         (["warm", "--cka", "--between", "methods"], ConfigError, "do not differ between methods"),
         (["warm", "--cka", "--shift", "x"], ConfigError, "two questions"),
         (["warm", "--cka", "--between", "models"], QueryError, "no two of which differ in model"),
+        (["warm", "--cka", "--between", "models"], QueryError, "--reader instruct --reader"),
+        (["warm", "--cka", "--between", "layers", "--layer", "2"], QueryError, "at 1 places"),
         (["warn", "--between", "layers"], NotStoredError, "did you mean|there are"),
         (["--between", "stream"], QueryError, "no vector of a component"),
     ):

@@ -57,7 +57,7 @@ def test_without_a_judge_nobody_is_asked_and_other_thresholds_can_be_tried(store
     with serve_judge(by_side) as server:
         run(store.path, trait, "--judge", server.url, "--judge-model", "judge-1")
 
-    known = run(store.path, TRAIT, "--json")
+    known = run(store.path, TRAIT.rpartition("/")[2], "--json")  # or with its category
     strict = run(store.path, TRAIT, "--threshold", "95/5", "--json")
 
     assert known.exit_code == 0, known.output

@@ -656,6 +656,7 @@ def test_a_cleaned_vector_is_committed_and_the_bare_name_stays_the_fitted_one(cl
     assert done.kept == pytest.approx(share, rel=1e-6)
     stored = cleanable_copy.vector("refusal:probe-clean@5")
     assert (stored.trait, stored.model) == ("tone/refusal", "instruct")
+    assert (stored.separation, stored.midpoint, stored.bias) == (None, None, None)
     np.testing.assert_array_equal(
         stored.values, cleanable_copy.vector("refusal@5 without 7").values
     )

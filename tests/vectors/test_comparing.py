@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from audited_store import HIDDEN, write_audited_store
 from hypothesis import given
 from hypothesis import strategies as st
-from lens_store import write_lens_store
 from sklearn.preprocessing import KernelCenterer
 
+from audited_store import HIDDEN, write_audited_store
+from lens_store import write_lens_store
 from tistore.errors import (
     InvalidRecordError,
     NotStoredError,

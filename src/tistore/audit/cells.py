@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tistore.audit.opponents import check_alike
+from tistore.audit.statistics.known import average_known
 from tistore.errors import InvalidRecordError, QueryError, nearest
 from tistore.query.massive import MassiveDims
 from tistore.query.references import resolve
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
 
 Scores = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+
+Part = Literal["total", "model", "text"]
+PartOrOwn = Literal[Part, "own"]
+PARTS: tuple[Part, ...] = get_args(Part)
+"""What may be compared with the baseline."""
+
+Side = Literal["own", "replay", "base"]
+SIDES: dict[PartOrOwn, tuple[Side, ...]] = {
+    "own": ("own",),
+    "total": ("own", "base"),
+    "model": ("own", "replay"),
+    "text": ("replay", "base"),
+}
+"""What each part is the difference of."""
 
 _PLACE = ("prompt_set", "prompt_id", "sample")
 _MATRICES = ("own", "replay", "base", "swapped")
@@ -96,6 +111,11 @@ class Cells:
         """S(i, y_o) − S(i, y_i): what the texts' difference makes, by the baseline's reading."""
         return self.replay - self.base
 
+    def of_part(self, part: PartOrOwn) -> Scores:
+        """Give the scores of a part, or the organisms' own: (row, vector)."""
+        parts = {"total": self.total, "model": self.model_part, "text": self.text_part}
+        return self.own if part == "own" else parts[part]
+
     def take(self, mask: Mask) -> Cells:
         """Keep some rows: (row,) bool."""
         import polars as pl
@@ -115,8 +135,31 @@ class Cells:
             raise QueryError(f"no organism {organism!r}; {nearest(organism, self.organisms)}")
         return self.take(mask)
 
-    def by_prompt(self) -> Cells:
-        """Average the samples of each prompt: the prompt is the unit of every inference."""
+    def complete(self, names: Iterable[str]) -> Cells:
+        """
+        Keep the scores of a response where all of some matrices have one; the rest become NaN.
+
+        Averages of these matrices are then over the same responses, and differ by nothing else.
+
+        Args:
+            names: Such as "own" and "replay".
+        """
+        is_there = np.all([np.isfinite(getattr(self, name)) for name in names], axis=0)
+        kept: dict[str, Any] = {
+            name: np.where(is_there, getattr(self, name), np.nan) for name in _MATRICES
+        }
+        return replace(self, **kept)
+
+    def by_prompt(self, part: PartOrOwn | None = None) -> Cells:
+        """
+        Average the samples of each prompt: the prompt is the unit of every inference.
+
+        Args:
+            part: What the averages are wanted for: samples that lack a side of it are left out, so
+                that its sides are of the same texts.
+        """
+        if part is not None:
+            return self.complete(SIDES[part]).by_prompt()
         keys = self.rows.select("organism", "prompt_set", "prompt_id").rows()
         places: dict[tuple[str, ...], list[int]] = {}
         for place, key in enumerate(keys):
@@ -126,7 +169,7 @@ class Cells:
         groups = [np.array(group) for group in places.values()]
         firsts = np.array([group[0] for group in groups])
         averaged: dict[str, Any] = {
-            name: np.stack([_average(getattr(self, name)[group]) for group in groups])
+            name: np.stack([average_known(getattr(self, name)[group]) for group in groups])
             for name in _MATRICES
         }
         return replace(self, rows=self.rows[firsts.tolist()], **averaged)
@@ -189,7 +232,7 @@ def read_cells(
         QueryError: There is no such organism or baseline, no vector, or nothing has been read.
         PairingError: An organism and the baseline differ in more than their weights.
     """
-    vectors = _find_vectors(store, traits)
+    vectors = find_vectors(store, traits)
     found = store.sql("SELECT DISTINCT organism, reader FROM responses").fetchall()
     authors, readers = ({row[place] for row in found} for place in (0, 1))
     if baseline not in authors | readers:
@@ -211,7 +254,13 @@ def read_cells(
     return replace(cells, notes=(*told, *notes))
 
 
-def _find_vectors(store: Store, traits: Sequence[str] | None) -> tuple[Vector, ...]:
+def find_vectors(store: Store, traits: Sequence[str] | None) -> tuple[Vector, ...]:
+    """
+    Find vectors by their references; every trait's chosen vector when None.
+
+    Raises:
+        QueryError: There is none, or none of that name.
+    """
     known = store.snapshot.vectors()
     names = traits if traits is not None else sorted({vector.trait for vector in known})
     if not names:
@@ -263,7 +312,9 @@ def _assemble(
     keys = ["organism", *_PLACE]
     rows = (
         texts.filter(pl.col("reader").is_in([baseline]) | (pl.col("reader") == pl.col("organism")))
-        .unique(subset=["response_id"], keep="first")
+        # The author's own reading says which tokens are under audit.
+        .sort(pl.col("reader") != pl.col("organism"), maintain_order=True)
+        .unique(subset=["response_id"], keep="first", maintain_order=True)
         .sort("organism", "prompt_set", pl.col("prompt_id").str.len_chars(), "prompt_id", "sample")
         .select(*keys, "response_id", "note", "tags", "n_tokens", "finish_reason")
     )
@@ -276,7 +327,9 @@ def _assemble(
         values = joined.select(columns).cast(pl.Float64).fill_null(float("nan")).to_numpy()
         return np.asarray(values, dtype=np.float64).reshape(len(rows), len(columns))
 
-    by_reader = answers.drop("organism").rename({"reader": "organism"})
+    by_baseline = answers.filter(pl.col("reader") == baseline)
+    by_reader = answers.join(by_baseline, on=["response_id", "n_tokens"], how="semi")
+    by_reader = by_reader.drop("organism").rename({"reader": "organism"})
     return Cells(
         baseline=baseline,
         vectors=tuple(vectors),
@@ -287,15 +340,6 @@ def _assemble(
         own=pick(texts.filter(pl.col("reader") == pl.col("organism")), ["response_id"]),
         # Means over other tokens are no readings of the same text.
         replay=pick(texts.filter(pl.col("reader") == baseline), ["response_id", "n_tokens"]),
-        base=pick(answers.filter(pl.col("reader") == baseline), _PLACE),
+        base=pick(by_baseline, _PLACE),
         swapped=pick(by_reader, keys),
     )
-
-
-def _average(values: Scores) -> Scores:
-    """Average over samples, as far as there are values: (sample, vector) to (vector,)."""
-    is_there = np.isfinite(values)
-    count = is_there.sum(axis=0)
-    total = np.where(is_there, values, 0.0).sum(axis=0)
-    missing = np.full(values.shape[1], np.nan)
-    return np.asarray(np.divide(total, count, out=missing, where=count > 0))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tistore.audit.cells import Cells
-from tistore.audit.grouping import (
+from tistore.audit.cells import Cells, PartOrOwn
+from tistore.audit.score_table import ScoreTable
+from tistore.audit.statistics.grouping import (
     WEAK,
     Groups,
     Labels,
@@ -22,8 +23,7 @@ from tistore.audit.grouping import (
     part,
     relabel,
 )
-from tistore.audit.rows import known_or_none
-from tistore.audit.score_table import ScoreTable
+from tistore.audit.statistics.known import known_or_none
 from tistore.errors import QueryError
 from tistore.query.span_question import check_condition, quote
 from tistore.schemas.prompt import SCENARIO_SETS
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from tistore.query.store import Store
 
 Scores = NDArray[np.float64]
-PartName = Literal["own", "total", "model", "text"]
 
 RESAMPLES = 100
 SHORTEST_CLAUSE = 3
@@ -64,7 +63,7 @@ class Clustering:
 
 def cluster_organisms(
     cells: Cells,
-    which: PartName = "total",
+    which: PartOrOwn = "total",
     *,
     n_groups: int | None = None,
     linkage: Linkage = "ward",
@@ -94,7 +93,7 @@ def cluster_organisms(
         QueryError: There are too few organisms, or no trait was read for all of them.
     """
     table = ScoreTable(cells)
-    values = table.lay_out(select(cells, which))
+    values = table.lay_out(cells.of_part(which))
     is_read = np.asarray(np.isfinite(values).any(axis=1))
     kept, notes = _keep_traits(is_read, cells.traits, "organisms")
     values = values[:, :, kept]
@@ -130,7 +129,7 @@ def cluster_organisms(
 
 def cluster_responses(
     cells: Cells,
-    which: PartName = "total",
+    which: PartOrOwn = "total",
     *,
     n_groups: int | None = None,
     resamples: int = RESAMPLES,
@@ -152,8 +151,8 @@ def cluster_responses(
     Raises:
         QueryError: There are too few responses that all traits were read for.
     """
-    prompts = cells.by_prompt()
-    values = select(prompts, which)
+    prompts = cells.by_prompt(which)
+    values = prompts.of_part(which)
     named = prompts.rows.select("organism", "prompt_set", "prompt_id", "note").to_dicts()
     labels = prompts.rows["cluster"].to_numpy().astype(str)
     return _group_rows(named, values, labels, cells.traits, n_groups, resamples, seed)
@@ -162,7 +161,7 @@ def cluster_responses(
 def cluster_clauses(
     store: Store,
     cells: Cells,
-    which: PartName = "model",
+    which: PartOrOwn = "model",
     *,
     where: str | None = None,
     any_pairing: bool = False,
@@ -237,16 +236,6 @@ def of_responses(where: str | None) -> str:
         return ""
     check_condition(where)
     return f" AND response_id IN (SELECT response_id FROM responses WHERE {where}\n)"
-
-
-def select(cells: Cells, which: PartName) -> Scores:
-    """Take the scores of a part: (row, vector)."""
-    return {
-        "own": cells.own,
-        "total": cells.total,
-        "model": cells.model_part,
-        "text": cells.text_part,
-    }[which]
 
 
 def _group_rows(

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tistore.audit.cells import Cells
-from tistore.audit.cluster import PartName, of_responses, select
-from tistore.audit.effects.intervals import RESAMPLES, accelerate
+from tistore.audit.cells import Cells, PartOrOwn
+from tistore.audit.cluster import of_responses
+from tistore.audit.effects.intervals import RESAMPLES, accelerate, draw_counts
 from tistore.audit.score_table import ScoreTable
+from tistore.audit.statistics.clusters import sum_clusters
 from tistore.errors import QueryError
 from tistore.query.span_question import quote
 from tistore.schemas.prompt import SCENARIO_SETS
@@ -49,7 +50,7 @@ class Correlations:
 
 
 def correlate_responses(
-    cells: Cells, which: PartName = "own", *, resamples: int = RESAMPLES, seed: int = 0
+    cells: Cells, which: PartOrOwn = "own", *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Correlations:
     """
     Correlate traits over responses, samples averaged, each organism about its own mean.
@@ -64,8 +65,8 @@ def correlate_responses(
     Raises:
         QueryError: There are fewer than two traits, or three responses.
     """
-    prompts = cells.by_prompt()
-    values = select(prompts, which)
+    prompts = cells.by_prompt(which)
+    values = prompts.of_part(which)
     names = prompts.rows["organism"].to_numpy().astype(str)
     for name in prompts.organisms:
         is_own = names == name
@@ -83,7 +84,7 @@ def correlate_responses(
     return _conclude(found, matrix, notes)
 
 
-def correlate_organisms(cells: Cells, which: PartName = "own") -> Correlations:
+def correlate_organisms(cells: Cells, which: PartOrOwn = "own") -> Correlations:
     """
     Correlate traits over organisms' means.
 
@@ -96,7 +97,7 @@ def correlate_organisms(cells: Cells, which: PartName = "own") -> Correlations:
     Raises:
         QueryError: There are fewer than two traits, or three organisms.
     """
-    laid_out = ScoreTable(cells).lay_out(select(cells, which))
+    laid_out = ScoreTable(cells).lay_out(cells.of_part(which))
     means = np.stack([_mean(values) for values in laid_out])
     values, _, notes = _keep_whole(means, cells.traits, "organisms")
     matrix = _correlate(values)
@@ -110,7 +111,7 @@ def correlate_organisms(cells: Cells, which: PartName = "own") -> Correlations:
 def correlate_tokens(
     store: Store,
     cells: Cells,
-    which: PartName = "own",
+    which: PartOrOwn = "own",
     *,
     lags: int = MOST_LAG,
     where: str | None = None,
@@ -193,7 +194,7 @@ def count_effective(matrix: Scores) -> float:
 
 
 def _read_tokens(
-    store: Store, cells: Cells, which: PartName, more: str, any_pairing: bool
+    store: Store, cells: Cells, which: PartOrOwn, more: str, any_pairing: bool
 ) -> Iterable[Scores]:
     """Read the scores of each response's audited tokens, in order: (token, trait)."""
     import polars as pl
@@ -233,17 +234,15 @@ def _bootstrap(values: Scores, index: NDArray[np.int64], resamples: int, seed: i
     deviation = values.std(axis=0)
     # Squares of large numbers would lose the small differences between them.
     values = (values - values.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
-    rng = np.random.default_rng(seed)
-    shares = np.full(n_clusters, 1 / n_clusters)
-    counts = rng.multinomial(n_clusters, shares, size=resamples).astype(np.float64)
+    counts = draw_counts(n_clusters, resamples, seed)
     left_out = 1 - np.eye(n_clusters)
     n = np.bincount(index, minlength=n_clusters).astype(np.float64)[:, None]
     sums = {"a": values, "aa": values**2}
-    singles = {name: _sum(one, index, n_clusters) for name, one in sums.items()}
+    singles = {name: sum_clusters(one, index, n_clusters) for name, one in sums.items()}
     blocks = []
     for start in range(0, len(first), _PAIRS_AT_ONCE):
         a, b = first[start : start + _PAIRS_AT_ONCE], second[start : start + _PAIRS_AT_ONCE]
-        products = _sum(values[:, a] * values[:, b], index, n_clusters)
+        products = sum_clusters(values[:, a] * values[:, b], index, n_clusters)
 
         def measure(weights: Scores, a: Any = a, b: Any = b, products: Scores = products) -> Scores:
             total = weights @ n
@@ -256,12 +255,6 @@ def _bootstrap(values: Scores, index: NDArray[np.int64], resamples: int, seed: i
         whole = measure(np.ones((1, n_clusters)))[0]
         blocks.append(accelerate(whole, measure(counts), measure(left_out)))
     return np.concatenate(blocks, axis=1) if n_clusters > 1 else np.full((2, len(first)), np.nan)
-
-
-def _sum(values: Scores, index: NDArray[np.int64], n_clusters: int) -> Scores:
-    sums = np.zeros((n_clusters, values.shape[1]))
-    np.add.at(sums, index, values)
-    return sums
 
 
 def _correlate(values: Scores) -> Scores:

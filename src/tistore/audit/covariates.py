@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tistore.audit.cells import Cells
-from tistore.audit.decompose import explain_lack, keep_complete
-from tistore.audit.rows import known_or_none
+from tistore.audit.decompose import explain_lack
 from tistore.audit.spans.prose import find_marks
+from tistore.audit.statistics.known import known_or_none
 from tistore.audit.statistics.regression import fit_clustered
 from tistore.query.span_question import quote
 
@@ -110,7 +110,7 @@ def hold_covariates(
     notes: dict[str, None] = {}
     for organism in cells.organisms:
         mask = (cells.rows["organism"] == organism).to_numpy()
-        one = keep_complete(cells.take(mask), ("own", "replay", "base"))
+        one = cells.take(mask).complete(("own", "replay", "base"))
         if not np.isfinite(one.own).any():
             raise explain_lack(cells.take(mask), organism)
         values = covariates.values[mask][:, columns]

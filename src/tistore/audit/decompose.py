@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tistore.audit.cells import Cells
 from tistore.audit.effects.intervals import RESAMPLES
 from tistore.audit.effects.studentized import bootstrap_means
-from tistore.audit.rows import known_or_none
+from tistore.audit.statistics.known import average_known, known_or_none
 from tistore.errors import QueryError
 
 Scores = NDArray[np.float64]
@@ -60,7 +60,7 @@ class Corners:
     def mean(self) -> Corners:
         """Average over the first axis, NaN left out, on the scores' own grid."""
         sides = [getattr(self, name) for name in ("own", "replay", "base", "swapped")]
-        return on_grid(Corners(*(_average(side) for side in sides)), like=self)
+        return on_grid(Corners(*(average_known(side) for side in sides)), like=self)
 
 
 def on_grid(corners: Corners, like: Corners | None = None) -> Corners:
@@ -147,18 +147,6 @@ def decompose_notes(cells: Cells) -> list[str]:
     return notes
 
 
-def keep_complete(cells: Cells, names: Sequence[str]) -> Cells:
-    """Set every score to NaN where one of some matrices has none, so that means are of the same."""
-    is_there = np.all([np.isfinite(getattr(cells, name)) for name in names], axis=0)
-    return replace(
-        cells,
-        own=np.where(is_there, cells.own, np.nan),
-        replay=np.where(is_there, cells.replay, np.nan),
-        base=np.where(is_there, cells.base, np.nan),
-        swapped=np.where(is_there, cells.swapped, np.nan),
-    )
-
-
 def _decompose_one(cells: Cells, resamples: int, seed: int) -> Iterator[dict[str, Any]]:
     yield from _split(cells, ("reader first",), _SIDES, resamples, seed)
     yield from _split(cells, ("text first", "average"), (*_SIDES, "swapped"), resamples, seed)
@@ -167,7 +155,7 @@ def _decompose_one(cells: Cells, resamples: int, seed: int) -> Iterator[dict[str
 def _split(
     cells: Cells, orders: Sequence[Order], needed: Sequence[str], resamples: int, seed: int
 ) -> Iterator[dict[str, Any]]:
-    complete = keep_complete(cells, needed)
+    complete = cells.complete(needed)
     lacks_any = (np.isfinite(complete.own) & ~np.isfinite(complete.swapped)).any(axis=0)
     # An interaction over some of the prompts would not belong to the parts over all of them.
     complete = replace(complete, swapped=np.where(lacks_any, np.nan, complete.swapped))
@@ -214,10 +202,3 @@ def explain_lack(cells: Cells, organism: str) -> QueryError:
         f"{cells.baseline!r} has read none of the texts of {organism!r}",
         mend='capture replays: readers = ["self", "base"]',
     )
-
-
-def _average(values: Scores) -> Scores:
-    is_there = np.isfinite(values)
-    n = is_there.sum(axis=0)
-    total = np.where(is_there, values, 0.0).sum(axis=0)
-    return np.asarray(np.divide(total, n, out=np.full(values.shape[1], np.nan), where=n > 0))

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tistore.audit.rows import known_or_none
+from tistore.audit.cells import find_vectors
+from tistore.audit.statistics.known import known_or_none
 from tistore.errors import QueryError, nearest
-from tistore.query.massive import MassiveDims
-from tistore.query.references import resolve
 from tistore.query.span_question import check_condition, quote
 from tistore.schemas.model import BASE_READER
 from tistore.schemas.prompt import SCENARIO_SETS
@@ -78,7 +77,7 @@ def take_fingerprints(
         The fingerprints of trait-interp, utils/projections.py: score / mean ‖h‖ at the trait's
         layer.
     """
-    vectors = _find_vectors(store, traits)
+    vectors = find_vectors(store, traits)
     means, notes = _read_means(store, vectors, where)
     names = sorted({name for name, *_ in means})
     for name in organisms or ():
@@ -145,15 +144,6 @@ def _place(name: str, vector: Vector, column: int, levels: _Levels, base: Scores
         "percentile": 100 * float((others < scaled).mean()) if is_placed else None,
         "n_others": len(others),
     }
-
-
-def _find_vectors(store: Store, traits: Sequence[str] | None) -> tuple[Vector, ...]:
-    known = store.snapshot.vectors()
-    names = traits if traits is not None else sorted({vector.trait for vector in known})
-    if not names:
-        raise QueryError("there are no vectors to compare by", mend="add one: store.add_vector(…)")
-    massive = MassiveDims(store.snapshot)
-    return tuple(resolve(name, None, known, massive).vector for name in names)
 
 
 def _read_means(

@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tistore.audit.cells import Cells
+from tistore.audit.cells import PARTS, Cells, Part
+from tistore.audit.effects.definitions import hedges_g_z
+from tistore.audit.effects.intervals import RESAMPLES, bootstrap_pairs
 from tistore.audit.ranking.comparison import ENOUGH_OTHERS, Comparison, compare_with_others
 from tistore.audit.ranking.coverage import missing_kinds
 from tistore.audit.ranking.findings import Findings, SubsetTest
 from tistore.audit.ranking.rows import Noise, lay_out, prominence
 from tistore.audit.score_table import Mask, ScoreTable
-from tistore.audit.slopes import PARTS, Part, ResponseSlopes
+from tistore.audit.slopes import ResponseSlopes
 from tistore.audit.statistics.discoveries import adjust_bh
-from tistore.audit.statistics.paired import RESAMPLES, bootstrap_g
 from tistore.audit.statistics.power import smallest_effect
-from tistore.audit.statistics.reference import find_usual
+from tistore.audit.statistics.reference import find_usual, keep_shared
 from tistore.audit.statistics.sign_flip import PERMUTATIONS, max_t_p
 from tistore.audit.statistics.spikes import robust_z, spike_p
 from tistore.errors import ConfigError, QueryError, nearest
@@ -109,7 +110,10 @@ def rank(
     tests = _Tests(table, chosen)
     mean, tested_subsets = tests.means(values, masks)
     shape = mean.p.shape
-    low, high = bootstrap_g(mean.columns, table.clusters, resamples=resamples, seed=seed)
+    nothing_off = np.zeros_like(mean.columns)
+    low, high = bootstrap_pairs(
+        mean.columns, nothing_off, {"g": hedges_g_z}, table.clusters, resamples=resamples, seed=seed
+    )["g"]
     p_max = max_t_p(mean.columns, table.clusters, permutations=permutations, seed=seed)
     n_tests = max(int(np.isfinite(mean.p).sum()), 1)
     spike_z, spike_q = tests.spikes(values)
@@ -160,6 +164,7 @@ class _Tests:
         self, values: Scores, masks: Mapping[str, Mask]
     ) -> tuple[Comparison, dict[str, SubsetTest]]:
         """Compare means over all prompts and over subsets; who stands out in any is no control."""
+        values = keep_shared(values, self.table.families)
         usual = find_usual(values)
         for mask in masks.values():
             usual &= find_usual(values[:, mask])
@@ -207,7 +212,7 @@ def _check(
 
 
 def _pick(cells: Cells, part: Part) -> Scores:
-    matrix = {"total": cells.total, "model": cells.model_part, "text": cells.text_part}[part]
+    matrix = cells.of_part(part)
     if np.isfinite(matrix).any():
         return matrix
     if part == "model" or np.isfinite(cells.base).any():

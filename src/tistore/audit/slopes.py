@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tistore.audit.cells import Cells
+from tistore.audit.cells import Cells, Part
 from tistore.query.pairing import offer_any_pairing
 from tistore.query.span_question import quote
 from tistore.schemas.vector import Vector
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from tistore.query.store import Store
 
 Scores = NDArray[np.float64]
-Part = Literal["total", "model", "text"]
-
-PARTS: tuple[Part, ...] = ("total", "model", "text")
-"""What may be compared; see `Cells`."""
-
 _AT_ONCE = 8
 """Vectors asked for in one query."""
 

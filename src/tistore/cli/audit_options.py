@@ -25,10 +25,6 @@ ClusterColumn = Annotated[
     str | None,
     typer.Option(metavar="COLUMN", help="Prompts that share it are one: note, prompt_set."),
 ]
-AnyPairing = Annotated[
-    bool,
-    typer.Option("--any-pairing", help="Keep those that differ in precision, template, tokenizer."),
-]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Resamples = Annotated[int, typer.Option(min=2, help="Prompts are drawn again so often.")]
 

@@ -10,7 +10,6 @@ import typer
 
 import tistore
 from tistore.cli.audit_options import (
-    AnyPairing,
     ClusterColumn,
     Part,
     Resamples,
@@ -19,13 +18,13 @@ from tistore.cli.audit_options import (
     Where,
     conclude,
 )
-from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
+from tistore.cli.options import AnyPairing, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows, say
 from tistore.errors import ConfigError
 from tistore.schemas.model import BASE_READER
 
 if TYPE_CHECKING:
-    from tistore.audit.cluster import PartName
+    from tistore.audit.cells import PartOrOwn
 
 _ON_SCREEN = 5
 """Responses or clauses of each cluster that a table shows."""
@@ -101,7 +100,7 @@ def cluster(
         opened, trait, organisms=organism, baseline=baseline, where=where, any_pairing=any_pairing
     )
     cells = cells.with_clusters(prompt_cluster) if prompt_cluster else cells
-    which: PartName = (part or (Part.MODEL if by is By.CLAUSE else Part.TOTAL)).value
+    which: PartOrOwn = (part or (Part.MODEL if by is By.CLAUSE else Part.TOTAL)).value
     if by is By.ORGANISM:
         found = clustering.cluster_organisms(
             cells,

@@ -10,7 +10,6 @@ import typer
 
 import tistore
 from tistore.cli.audit_options import (
-    AnyPairing,
     ClusterColumn,
     Part,
     Resamples,
@@ -20,13 +19,13 @@ from tistore.cli.audit_options import (
     conclude,
     with_ends,
 )
-from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
+from tistore.cli.options import AnyPairing, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows
 from tistore.errors import ConfigError
 from tistore.schemas.model import BASE_READER
 
 if TYPE_CHECKING:
-    from tistore.audit.cluster import PartName
+    from tistore.audit.cells import PartOrOwn
 
 
 class Level(StrEnum):
@@ -78,7 +77,7 @@ def correlate(
         opened, trait, organisms=organism, baseline=baseline, where=where, any_pairing=any_pairing
     )
     cells = cells.with_clusters(cluster) if cluster else cells
-    which: PartName = part.value
+    which: PartOrOwn = part.value
     if by is Level.TOKEN:
         lags = correlations.MOST_LAG if lags is None else lags
         found = correlations.correlate_tokens(

@@ -9,7 +9,6 @@ import typer
 
 import tistore
 from tistore.cli.audit_options import (
-    AnyPairing,
     ClusterColumn,
     Resamples,
     Seed,
@@ -18,7 +17,7 @@ from tistore.cli.audit_options import (
     conclude,
     with_ends,
 )
-from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
+from tistore.cli.options import AnyPairing, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows
 from tistore.schemas.model import BASE_READER
 

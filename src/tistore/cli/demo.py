@@ -108,6 +108,8 @@ def _conclude(shown: Demo) -> str:
     recovered = [verdict.organism for verdict in planted if verdict.recovered]
     return (
         f"{len(recovered)} of {len(planted)} planted habits recovered: {', '.join(recovered)}.\n"
-        f"The store is {shown.store.path}. Ask it something:\n\n"
-        f"    tistore top {shown.store.path} --trait hedging --organism hedging --baseline instruct"
+        f"The store is {shown.store.path}. Ask it something, about a trait of tomorrow, too:\n\n"
+        f"    tistore top {shown.store.path} --trait hedging --organism hedging --baseline instruct\n"
+        f"    tistore report {shown.store.path} hedging -o report\n"
+        f"    tistore vectors extract {shown.store.path} tone/mockery --config {shown.inputs.config}"
     )

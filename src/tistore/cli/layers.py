@@ -9,7 +9,6 @@ import typer
 
 import tistore
 from tistore.cli.audit_options import (
-    AnyPairing,
     Resamples,
     Seed,
     Traits,
@@ -17,7 +16,7 @@ from tistore.cli.audit_options import (
     conclude,
     with_ends,
 )
-from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
+from tistore.cli.options import AnyPairing, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows
 from tistore.schemas.model import BASE_READER
 
@@ -47,7 +46,7 @@ def layers(
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether a difference shows at every stored layer, and at the same prompts."""
-    from tistore.audit.layers import compare_layers
+    from tistore.audit.shifts.layers import compare_layers
 
     opened = tistore.open(store)
     found = compare_layers(

@@ -11,7 +11,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tistore.cli.markdown import escape, visible
+from tistore.markdown import escape, visible
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tistore
-from tistore.cli.audit_options import AnyPairing, ClusterColumn, Seed, Traits, conclude
-from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
+from tistore.cli.audit_options import ClusterColumn, Seed, Traits, conclude
+from tistore.cli.options import AnyPairing, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows, say
 from tistore.schemas.model import BASE_READER
 
@@ -151,7 +151,7 @@ def _read(
 def _read_more(
     store: Store, cells: Cells, part: Part, slopes: bool, any_pairing: bool
 ) -> dict[str, Any]:
-    from tistore.audit.noise import read_noise
+    from tistore.audit.ranking.noise import read_noise
     from tistore.audit.slopes import read_slopes
 
     return {

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 import tistore
-from tistore.cli.audit_options import AnyPairing, Seed, Traits
-from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
+from tistore.cli.audit_options import Seed, Traits
+from tistore.cli.options import AnyPairing, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows, say
 from tistore.schemas.model import BASE_READER
 

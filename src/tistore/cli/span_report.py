@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from tistore.cli.markdown import code, code_block, escape, quote_in_context, quote_line
+from tistore.markdown import code, code_block, escape, quote_in_context, quote_line
 
 if TYPE_CHECKING:
     from tistore.audit.spans.choice import SpanChoice

@@ -92,8 +92,9 @@ def _clean(store: Store, reference: str, without: str) -> Cleaned:
         vector,
         values=cleaned.values,
         method=vector.method + CLEAN_SUFFIX,
-        # Both were measured with what the dimensions added.
+        # All of them were measured with what the dimensions added.
         separation=None,
         midpoint=None,
+        bias=None,
     )
     return Cleaned(vector, named, tuple(map(int, changed)), float((after / before) ** 2))

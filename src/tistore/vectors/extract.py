@@ -60,7 +60,7 @@ def extract_vectors(
         seed: Of whatever is drawn.
         refit: Whether to fit anew what is up to date, as after another seed.
         evaluated: Whether to evaluate each method, too, which costs some fits more.
-        say: Told what is left out.
+        say: Told what is fitted, and what is left out.
 
     Returns:
         The store's vectors for all of it, layer by layer, new or not. One that a method could not
@@ -130,6 +130,8 @@ class _Fits:
         """Fit, and commit; what was fitted before something failed is committed, too."""
         if not wanted:
             return
+        component = wanted[0][0].component
+        self.say(f"fitting {self.rows.trait} on {self.rows.position} at {component}")
         names: dict[Site, list[str]] = {}
         for site, name in wanted:
             names.setdefault(site, []).append(name)

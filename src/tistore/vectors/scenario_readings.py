@@ -143,6 +143,22 @@ def list_stored_traits(snapshot: Snapshot) -> list[str]:
     )
 
 
+def find_stored_trait(snapshot: Snapshot, name: str) -> str:
+    """
+    Find the trait a name means among those whose scenarios have been read.
+
+    Args:
+        snapshot: Where they are.
+        name: `category/name`, or the name alone where no other category has it.
+
+    Returns:
+        `category/name`; what was given where no such scenarios are known.
+    """
+    known = list_stored_traits(snapshot)
+    named = [one for one in known if one.rpartition("/")[2] == name]
+    return named[0] if name not in known and len(named) == 1 else name
+
+
 def _number(prompt_ids: Iterable[str]) -> dict[str, int]:
     """Number scenarios as people would: 2 goes before 10."""
     ordered = sorted(set(prompt_ids), key=lambda prompt_id: (len(prompt_id), prompt_id))

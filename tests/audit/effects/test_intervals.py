@@ -59,6 +59,21 @@ def test_bca_ends_are_those_of_scipy_for_the_same_resamples(name):
     assert found == pytest.approx([expected.low, expected.high])
 
 
+def test_intervals_are_those_of_scipy_whose_resamples_are_others():
+    values = np.exp(np.random.default_rng(0).normal(0.2, 1, (60, 1)))
+
+    low, high = bootstrap_pairs(values, np.zeros((60, 1)), {"g": hedges_g_z}, resamples=9999)["g"]
+
+    def g(sample, axis=-1):
+        return sample.mean(axis=axis) / sample.std(axis=axis, ddof=1) * (1 - 3 / (4 * 59 - 1))
+
+    theirs = scipy.stats.bootstrap(
+        (values[:, 0],), g, method="BCa", n_resamples=9999, rng=np.random.default_rng(1)
+    ).confidence_interval
+    width = theirs.high - theirs.low
+    assert [low[0], high[0]] == pytest.approx([theirs.low, theirs.high], abs=0.05 * width)
+
+
 def test_bootstrap_t_is_the_textbooks():
     """Resample by resample: its mean, measured in its own standard error."""
     values = np.random.default_rng(2).gamma(2, 1, (15, 1))

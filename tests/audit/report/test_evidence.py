@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
@@ -11,8 +14,8 @@ from reported_store import LOUD, TRAITS, write_reported_store
 from tistore.audit.log import read_analyses
 from tistore.audit.report.question import ReportQuestion
 from tistore.audit.report.report import CARDS, make_report
-from tistore.audit.report.summary import escape
 from tistore.errors import ConfigError, PairingError, QueryError
+from tistore.schemas.choice import Choice
 from tistore.schemas.model import Model
 
 TRAIT = TRAITS[0]
@@ -95,14 +98,6 @@ def test_the_summary_is_markdown_whose_text_is_what_was_written(report, tmp_path
     assert text.count("\n") < 75
 
 
-@pytest.mark.parametrize(
-    "text", ["<b>x</b> *y* `z`", "a_b _c_ [d](e)", "| f | & ~g~", "# h\n- i", "1. j \\ $k$"]
-)
-def test_escaped_text_reads_as_it_was_written(text):
-    (line,) = [one for one in MarkdownIt().parse("x " + escape(text)) if one.type == "inline"]
-    assert "".join(c.content for c in line.children) == "x " + text.replace("\n", "↵ ")
-
-
 def test_a_report_is_logged_with_the_cells_it_looked_at(store, quick):
     before = len(read_analyses(store))
 
@@ -120,6 +115,26 @@ def test_checks_say_what_holds_and_what_does_not(report):
     assert marks["same precision and capture"] == marks["nulls run"] == "✓"
     assert marks["vectors causally validated"] == marks["labels blind"] == "✗"
     assert marks["effects above noise"] == "?"
+
+
+@pytest.mark.parametrize(("rule", "mark"), [("nested", "✗"), ("steering", "✓")])
+def test_only_a_choice_by_steering_tells_of_a_cause(store, tmp_path, rule, mark, quick):
+    shutil.copytree(store.path, tmp_path / "copy")
+    copy = tistore.open(tmp_path / "copy")
+    rows = [
+        Choice(
+            *(vector.trait, vector.model, vector.content_hash, vector.component, vector.layer),
+            *(vector.method, vector.position, rule, "why", 2, None, None, None, None, None, None),
+            datetime.now(UTC),
+        ).to_row()
+        for vector in copy.snapshot.vectors()
+    ]
+    copy.add_rows("choices", rows)
+
+    made = make_report(copy, ReportQuestion(LOUD))
+
+    (found,) = [check for check in made.checks if check.label == "vectors causally validated"]
+    assert found.mark == mark
 
 
 @pytest.fixture

@@ -188,7 +188,7 @@ def test_pseudonyms_stand_for_names_in_sentences_and_hide_no_part_of_a_word():
 
 
 @pytest.mark.parametrize(
-    ("value", "written"), [(None, "–"), (0.2, "0.2"), (0.00011, "0.00011"), (1e-9, "< 0.0001")]
+    ("value", "written"), [(None, "–"), (0.2, "0.2"), (0.00011, "0.00011"), (1e-9, "≤ 0.0001")]
 )
 def test_small_q_are_written_as_what_they_are_below(value, written):
     assert write_q(value) == written

@@ -419,5 +419,6 @@ def test_in_noise_short_clauses_are_no_more_of_the_top_than_of_all(tmp_path):
         assert len(rows) == 400
         return sum(row["n_tokens"] <= 2 for row in rows) / len(rows)
 
-    assert count_short(SpanChoice()) > overall + 0.3
+    # A top 20 is a fifteenth of an organism's clauses here: less extreme than 20 of 100,000.
+    assert count_short(SpanChoice()) > overall + 0.15
     assert abs(count_short(SpanChoice(standardise=True)) - overall) <= 0.05

@@ -124,6 +124,19 @@ def test_cleaned_copies_and_controls_are_not_fitted_anew(tmp_path):
     assert (choice.n_candidates, choice.method) == (2, "mean_diff")
 
 
+def test_what_separations_chose_says_why_scenarios_did_not(tmp_path):
+    """Vectors of two positions, only one of which was captured, cannot be compared on scenarios."""
+    written = write_scenario_store(tmp_path / "s.tistore", [TRAIT], n_pairs=12)
+    written.add_mean_difference(TRAIT, 5, separation=2.0)
+    written.add_mean_difference(TRAIT, 2, separation=1.0, position="prompt[-1]")
+
+    (choice,) = choose_vectors(written.store)
+
+    assert (choice.rule, choice.layer) == ("separation", 5)
+    assert "held-out scenarios did not choose: " in choice.reason
+    assert "prompt[-1] needs others" in choice.reason
+
+
 def test_too_few_scenarios_are_told(tmp_path):
     written = write_scenario_store(tmp_path / "s.tistore", [TRAIT], n_pairs=4)
     add_vectors(written, ["mean_diff"])

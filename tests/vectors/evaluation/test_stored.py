@@ -14,6 +14,7 @@ from tistore.cli.main import app
 from tistore.errors import ConfigError, NotStoredError, QueryError, UnknownVectorError
 from tistore.schemas.evaluation import VectorEvaluation
 from tistore.schemas.prompt import Prompt
+from tistore.vectors.choosing.choose import choose_named
 from tistore.vectors.contrast import Contrast
 from tistore.vectors.evaluation.cross_fit import cross_fit
 from tistore.vectors.evaluation.evaluate import QUICK, Effort, massive_energy
@@ -250,6 +251,33 @@ def test_specificity_prints_a_matrix_and_its_long_form_as_json(written):
     rows = json.loads(run("vectors", "specificity", written.store.path, "--json").stdout)
     assert len(rows) == 9
     assert {"reference", "tested_on", "g", "auroc", "g_low"} <= set(rows[0])
+
+
+def test_what_cannot_be_scored_is_left_blank_and_said_unless_it_was_asked_for(written):
+    """A vector of tokens that were not captured keeps nobody from the others."""
+    values = np.arange(1.0, 13.0)
+    written.store.add_vector(
+        "tone/terse", values, layer=5, method="probe", position="prompt[-1]", model="instruct"
+    )
+    choose_named(written.store, ["terse:probe@5"])
+
+    table = run("vectors", "specificity", written.store.path, "--format", "md")
+
+    assert table.exit_code == 0, table.stderr
+    lines = {line.split("|")[1].strip(): line for line in table.stdout.splitlines()}
+    assert "tone/polite:mean_diff@5" in lines and "tone/terse:probe@5" not in lines
+    assert "left blank" in table.stderr and "prompt[-1]" in table.stderr
+    asked = run("vectors", "specificity", written.store.path, "terse", "polite")
+    assert asked.exit_code == 1 and "prompt[-1]" in str(asked.exception)
+
+
+def test_other_scenarios_are_named_without_their_category(written):
+    short, full = (
+        evaluate_vectors(written.store, ["polite"], on=name, effort=QUICK).evaluations[0]
+        for name in ("terse", "tone/terse")
+    )
+
+    assert (short.tested_on, short.evaluation.g) == ("tone/terse", full.evaluation.g)
 
 
 def test_one_trait_alone_has_nothing_to_be_specific_against(written):

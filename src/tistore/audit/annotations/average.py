@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tistore.audit.annotations.tracks import LabelQuestion, Track, Tracks, read_tracks
 from tistore.audit.effects.definitions import mean_difference
 from tistore.audit.effects.intervals import FEW_CLUSTERS, FEWEST_CLUSTERS, bootstrap_pairs
+from tistore.audit.statistics.known import known_or_none
 from tistore.errors import QueryError
 
 if TYPE_CHECKING:
@@ -155,12 +156,12 @@ class _Locked:
     def at(self, place: int, shift: _Locked) -> dict[str, Any]:
         """Lay out an offset, with the difference beside the score."""
         return {
-            "mean": _number(self.mean[place]),
-            "low": _number(self.low[place]),
-            "high": _number(self.high[place]),
-            "difference": _number(shift.mean[place]),
-            "difference_low": _number(shift.low[place]),
-            "difference_high": _number(shift.high[place]),
+            "mean": known_or_none(self.mean[place]),
+            "low": known_or_none(self.low[place]),
+            "high": known_or_none(self.high[place]),
+            "difference": known_or_none(shift.mean[place]),
+            "difference_low": known_or_none(shift.low[place]),
+            "difference_high": known_or_none(shift.high[place]),
             "n_spans": int(self.n_spans[place]),
             "n_responses": int(self.n_responses[place]),
             "n_prompts": int(self.n_prompts[place]),
@@ -216,7 +217,3 @@ def _count(values: Scores) -> NDArray[np.int64]:
 
 def _stack(lines: list[Scores], offsets: NDArray[np.int64]) -> Scores:
     return np.stack(lines) if lines else np.empty((0, len(offsets)))
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

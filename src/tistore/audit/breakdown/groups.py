@@ -31,8 +31,7 @@ def summarise_groups(cells: Cells, question: Question) -> Iterator[Row]:
     Raises:
         QueryError: No prompt has any.
     """
-    averaged = cells.by_prompt()
-    found = [_NAMES_OF[question.by](row) for row in averaged.rows.iter_rows(named=True)]
+    found = [_NAMES_OF[question.by](row) for row in cells.rows.iter_rows(named=True)]
     names = sorted({name for listed in found for name in listed})
     if not names:
         wanted = f"tag that begins with {TOPIC!r}" if question.by == "topic" else question.by
@@ -40,4 +39,4 @@ def summarise_groups(cells: Cells, question: Question) -> Iterator[Row]:
     for name in [*names, None]:
         mask = np.array([name in listed if name else not listed for listed in found])
         if mask.any():
-            yield from summarise_prompts(averaged.take(mask), question, {question.by: name})
+            yield from summarise_prompts(cells.take(mask), question, {question.by: name})

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from tistore.audit.cells import PARTS, Part
 from tistore.audit.effects.intervals import RESAMPLES
 from tistore.audit.prompt_clusters import ClusterBy, check_cluster
-from tistore.audit.shifts.response_means import PARTS, Part
 from tistore.errors import QueryError, nearest
 from tistore.schemas.model import BASE_READER
 

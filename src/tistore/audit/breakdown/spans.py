@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from tistore.audit.breakdown.pieces import CLAUSES, TOKENS, read_pieces
 from tistore.audit.breakdown.question import Question
-from tistore.audit.breakdown.summary import part_of
-from tistore.audit.cells import Cells
-from tistore.audit.shifts.response_means import Part
+from tistore.audit.breakdown.summary import average_part
+from tistore.audit.cells import Cells, Part
 from tistore.errors import QueryError
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def list_prompts(cells: Cells, question: Question) -> polars.DataFrame:
         "organism_score": averaged.own,
         "replay_score": averaged.replay,
         "baseline_score": averaged.base,
-        **{name: part_of(averaged, part) for part, name in _PART_NAMES.items()},
+        **{name: average_part(cells, part) for part, name in _PART_NAMES.items()},
     }
     return _lay_out(rows, averaged, figures)
 

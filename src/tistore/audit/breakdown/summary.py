@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tistore.audit.breakdown.question import Question
-from tistore.audit.cells import Cells
+from tistore.audit.cells import Cells, Part
 from tistore.audit.effects.definitions import hedges_g_z
 from tistore.audit.effects.moments import measure_moments
 from tistore.audit.effects.studentized import bootstrap_means
-from tistore.audit.shifts.response_means import Part
 from tistore.schemas.vector import Vector
 
 Values = NDArray[np.float64]
@@ -21,9 +20,13 @@ Labels = NDArray[np.int64]
 Row = dict[str, Any]
 
 
-def part_of(cells: Cells, part: Part) -> Values:
-    """Give the differences of a part: (row, vector)."""
-    return {"total": cells.total, "model": cells.model_part, "text": cells.text_part}[part]
+def average_part(cells: Cells, part: Part) -> Values:
+    """
+    Average the differences of a part over each prompt's samples: (prompt, vector).
+
+    In the order of `cells.by_prompt()`; samples that lack a side of the part are left out.
+    """
+    return cells.by_prompt(part).of_part(part)
 
 
 def clusters_of(cells: Cells) -> Labels:
@@ -47,7 +50,7 @@ def summarise_prompts(cells: Cells, question: Question, group: Row) -> Iterator[
     averaged = cells.by_prompt()
     clusters = clusters_of(averaged)
     for part in question.parts:
-        values = part_of(averaged, part)
+        values = average_part(cells, part)
         yield from summarise(values, clusters, averaged.vectors, question, group | {"part": part})
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from tistore.audit.breakdown.question import Question
-from tistore.audit.breakdown.summary import Row, part_of, summarise
-from tistore.audit.cells import Cells
-from tistore.audit.shifts.response_means import Part
+from tistore.audit.breakdown.summary import Row, average_part, summarise
+from tistore.audit.cells import Cells, Part
+from tistore.audit.statistics.known import average_known
 from tistore.errors import QueryError
 
 PAIR = "pair:"
@@ -120,35 +120,26 @@ def summarise_triggers(cells: Cells, question: Question) -> tuple[list[Row], tup
             f"ids such as 12 and 12-{question.trigger}",
         )
     alone = n_with - sum(len(pair.with_trigger) for pair in pairs)
-    rows = [
-        row for part in question.parts for row in _summarise_part(averaged, pairs, question, part)
-    ]
+    rows = [row for part in question.parts for row in _summarise_part(cells, pairs, question, part)]
     note = f"{alone} prompts with the trigger have no partner without it, and are left out"
     return rows, (note,) if alone else ()
 
 
 def _summarise_part(
-    averaged: Cells, pairs: Sequence[TriggerPair], question: Question, part: Part
+    cells: Cells, pairs: Sequence[TriggerPair], question: Question, part: Part
 ) -> Iterator[Row]:
-    values = part_of(averaged, part)
+    values = average_part(cells, part)
     sides = [
-        np.stack([_average(values[places]) for places in side])
+        np.stack([average_known(values[places]) for places in side])
         for side in ([pair.with_trigger for pair in pairs], [pair.without for pair in pairs])
     ]
     change = sides[0] - sides[1]
     is_there = np.isfinite(change)
     group = {"trigger": question.trigger, "part": part}
-    places = {vector.reference: at for at, vector in enumerate(averaged.vectors)}
-    for row in summarise(change, np.arange(len(pairs)), averaged.vectors, question, group):
+    places = {vector.reference: at for at, vector in enumerate(cells.vectors)}
+    for row in summarise(change, np.arange(len(pairs)), cells.vectors, question, group):
         at = places[row["vector"]]
         kept = is_there[:, at]
         row["n_pairs"] = row.pop("n_prompts")
         row["with_trigger"], row["without"] = (float(side[kept, at].mean()) for side in sides)
         yield row
-
-
-def _average(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, Any]:
-    """Average prompts as far as they are there: (prompt, vector) to (vector,)."""
-    is_there = np.isfinite(values)
-    n = np.maximum(is_there.sum(axis=0), 1)
-    return np.where(is_there.any(axis=0), np.where(is_there, values, 0.0).sum(axis=0) / n, np.nan)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tistore.audit.statistics.clusters import Labels
 from tistore.audit.statistics.discoveries import adjust_bh
 from tistore.audit.statistics.paired import PairedMeans, mean_difference
-from tistore.audit.statistics.reference import Departures, depart, find_usual
+from tistore.audit.statistics.reference import Departures, depart, find_usual, keep_shared
 from tistore.audit.statistics.sign_flip import sign_flip_p
 
 Scores = NDArray[np.float64]
@@ -82,6 +82,7 @@ def compare_with_others(
         chosen: Places of the organisms asked about; the rest are controls.
         usual: (organism, trait), who may be a control; found by their means when None.
     """
+    values = keep_shared(values, families)
     usual = find_usual(values) if usual is None else usual & find_usual(values)
     all_departures = depart(values, families, usual)
     departures = _take(all_departures, chosen)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tistore.audit.cells import Part
 from tistore.audit.ranking.comparison import Comparison
 from tistore.audit.score_table import Mask, ScoreTable
-from tistore.audit.slopes import Part
 
 Scores = NDArray[np.float64]
 

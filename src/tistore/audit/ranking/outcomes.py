@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tistore.audit.rank import rank
-from tistore.audit.simulated import PAPER, Scale, SimulatedAudit, simulate_audit
+from tistore.audit.ranking.simulated import PAPER, Scale, SimulatedAudit, simulate_audit
 
 _TRUE_G = {None: 0.0, "mean": 1.0, "text": 1.0, "suppressed": -1.0}
 """Where an interval of g has a known truth, in units of the effect."""

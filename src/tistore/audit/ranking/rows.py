@@ -10,6 +10,7 @@ import numpy as np
 from tistore.audit.ranking.comparison import Comparison
 from tistore.audit.ranking.coverage import Coverage
 from tistore.audit.ranking.findings import Cell, Findings
+from tistore.audit.statistics.known import known_or_none
 
 Noise = Mapping[tuple[str, str], float]
 """(organism, vector reference) → how far a second reading moves a score, in score units."""
@@ -27,22 +28,22 @@ def lay_out(found: Findings, cell: Cell, noise: Noise) -> dict[str, Any]:
         "vector": vector.reference,
         "part": found.part,
         "flags": found.flags(cell),
-        "g": _plain(mean.means.g[cell.at]),
-        "low": _plain(found.low[cell.at]),
-        "high": _plain(found.high[cell.at]),
-        "mean": _plain(mean.means.mean[cell.at]),
-        "p": _plain(mean.p[cell.at]),
-        "q": _plain(mean.q[cell.at]),
-        "p_max": _plain(found.p_max[cell.at]),
-        "spread_z": _plain(mean.departures.spread_z[cell.at]),
-        "percentile": _plain(mean.departures.percentile[cell.at]),
+        "g": known_or_none(mean.means.g[cell.at]),
+        "low": known_or_none(found.low[cell.at]),
+        "high": known_or_none(found.high[cell.at]),
+        "mean": known_or_none(mean.means.mean[cell.at]),
+        "p": known_or_none(mean.p[cell.at]),
+        "q": known_or_none(mean.q[cell.at]),
+        "p_max": known_or_none(found.p_max[cell.at]),
+        "spread_z": known_or_none(mean.departures.spread_z[cell.at]),
+        "percentile": known_or_none(mean.departures.percentile[cell.at]),
         **_lay_out_worst(found, cell),
         **_lay_out_slope("slope", found.slope, cell),
         **_lay_out_slope("turn_slope", found.turn, cell),
         **_lay_out_subset(found, cell),
         "n_prompts": int(mean.means.n[cell.at]),
         "n_others": int(mean.departures.n_others[cell.at]),
-        "mde": _plain(found.mde[cell.at]),
+        "mde": known_or_none(found.mde[cell.at]),
         "noise_floor": _noise_floor(found, cell, noise.get((organism, vector.reference))),
         "coverage": str(_cover(found, cell, organism)),
     }
@@ -66,15 +67,18 @@ def _lay_out_worst(found: Findings, cell: Cell) -> dict[str, Any]:
     prompt = found.table.prompts[worst]
     return {
         "worst_prompt": f"{prompt.prompt_set}#{prompt.prompt_id}",
-        "worst_z": _plain(z[worst]),
-        "spike_q": _plain(found.spike_q[cell.at]),
+        "worst_z": known_or_none(z[worst]),
+        "spike_q": known_or_none(found.spike_q[cell.at]),
     }
 
 
 def _lay_out_slope(name: str, tested: Comparison | None, cell: Cell) -> dict[str, Any]:
     if tested is None:
         return {name: None, f"{name}_q": None}
-    return {name: _plain(tested.means.mean[cell.at]), f"{name}_q": _plain(tested.q[cell.at])}
+    return {
+        name: known_or_none(tested.means.mean[cell.at]),
+        f"{name}_q": known_or_none(tested.q[cell.at]),
+    }
 
 
 def _lay_out_subset(found: Findings, cell: Cell) -> dict[str, Any]:
@@ -94,7 +98,7 @@ def _lay_out_subset(found: Findings, cell: Cell) -> dict[str, Any]:
         return {"subset": None, "subset_g": None, "subset_q": None}
     _, q, _, name = min(known)
     g = found.subsets[name].tested.means.g[cell.at]
-    return {"subset": name, "subset_g": _plain(g), "subset_q": q}
+    return {"subset": name, "subset_g": known_or_none(g), "subset_q": q}
 
 
 def _noise_floor(found: Findings, cell: Cell, moved: float | None) -> float | None:
@@ -115,7 +119,3 @@ def _cover(found: Findings, cell: Cell, organism: str) -> Coverage:
 
 def _is_known(tested: Comparison | None, cell: Cell) -> bool:
     return tested is not None and bool(np.isfinite(tested.p[cell.at]))
-
-
-def _plain(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None

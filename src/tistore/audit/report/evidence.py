@@ -15,6 +15,7 @@ from tistore.audit.spans.choice import SpanChoice
 from tistore.audit.spans.listing import list_spans
 from tistore.audit.spans.pool import Pool
 from tistore.query.span_question import SpanQuestion, quote
+from tistore.schemas.prompt import SCENARIO_SETS
 
 if TYPE_CHECKING:
     import polars
@@ -118,7 +119,7 @@ def read_clauses(
     sql = (
         f"WITH r AS (SELECT {keys}, {scores} FROM clauses WHERE organism = {quote(organism)} "
         f"AND reader IN ({quote(organism)}, {quote(baseline)}) "
-        f"AND NOT starts_with(prompt_set, 'scenarios/'){condition}) "
+        f"AND NOT starts_with(prompt_set, {quote(SCENARIO_SETS)}){condition}) "
         f"SELECT {keys}, {merged} FROM r GROUP BY ALL ORDER BY response_id, clause, reader"
     )
     frame = store.sql(sql, names).to_polars()

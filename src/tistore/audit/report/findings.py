@@ -189,7 +189,7 @@ def write_q(q: float | None) -> str:
     """Write a share of false findings, small ones as what they are below."""
     if q is None:
         return "–"
-    return "< 0.0001" if q < 1e-4 else f"{q:.2g}"
+    return "≤ 0.0001" if q < 1e-4 else f"{q:.2g}"
 
 
 def count(n: int, noun: str) -> str:

@@ -173,9 +173,9 @@ def _by_texts(subject: Subject, finding: Finding) -> Iterator[Contrary]:
         return
     share = float(np.nanmean(model) / np.nanmean(total))
     if share < 0.5:
-        kept = max(share, 0.0)
+        kept = max(share, 0.0)  # a part that points the other way is none of it
         yield Contrary(
-            f"The model's own part is {share * 100:.0f} % of it: on the same tokens the baseline "
+            f"The model's own part is {100 * kept:.0f} % of it: on the same tokens the baseline "
             "reads nearly the same, so it is the text that differs.",
             0.5 * (1 - kept),
         )

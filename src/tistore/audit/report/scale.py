@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tistore.audit.spans.length_scale import LengthScale, measure_scale
 from tistore.query.span_question import quote
+from tistore.schemas.prompt import SCENARIO_SETS
 from tistore.schemas.vector import Vector
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _read_trajectories(
     sql = (
         "SELECT response_id, trajectory($v) AS scores FROM responses "
         f"WHERE reader = {quote(reader)} AND organism IN ({listed}) "
-        f"AND NOT starts_with(prompt_set, 'scenarios/'){condition} ORDER BY response_id"
+        f"AND NOT starts_with(prompt_set, {quote(SCENARIO_SETS)}){condition} ORDER BY response_id"
     )
     rows = store.sql(sql, {"v": vector.expression or vector.content_hash}).fetchall()
     return {

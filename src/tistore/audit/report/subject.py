@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tistore.audit.cells import Cells, read_cells
+from tistore.audit.cells import Cells, Part, read_cells
 from tistore.audit.families import read_families
-from tistore.audit.noise import read_noise
 from tistore.audit.rank import Ranking, rank
+from tistore.audit.ranking.noise import read_noise
 from tistore.audit.report.question import ReportQuestion
 from tistore.audit.score_table import PromptKey, ScoreTable
-from tistore.audit.slopes import Part, read_slopes
+from tistore.audit.slopes import read_slopes
 from tistore.audit.statistics.reference import depart, find_usual
 from tistore.errors import QueryError, nearest
 

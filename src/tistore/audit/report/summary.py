@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 from tistore.audit.report.evidence import Card
 from tistore.audit.report.findings import write_q
 from tistore.audit.report.hypotheses import Hypothesis
-from tistore.audit.report.page import make_visible, write_number
+from tistore.audit.report.page import write_number
 from tistore.audit.report.report import Report
+from tistore.markdown import escape
 
-_MARKS = re.compile(r"[\\`*\[\]|~$<>&#]|(?<![^\W_])_|_(?![^\W_])")
-_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _MOST_CHARACTERS = 110
 
 
@@ -35,12 +32,6 @@ def write_summary(report: Report) -> str:
         "Every token, and every figure: [report.html](report.html).",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def escape(text: str) -> str:
-    """Write a text on one line, so that Markdown takes no character of it for a mark."""
-    line = make_visible(text).replace("\n", " ")
-    return _MARKS.sub(lambda mark: _ENTITIES.get(mark[0], f"\\{mark[0]}"), line)
 
 
 def _write_table(report: Report) -> str:

@@ -124,7 +124,8 @@ def _check_vectors(store: Store, subject: Subject) -> Check:
     return Check(label, n == len(vectors), f"{n} of {len(vectors)} were steered with")
 
 
-_CAUSAL_RULES = ("steering", "nested")
+_CAUSAL_RULES = ("steering", "incumbent")
+"""What choices are made by that rest on steering; held-out scenarios tell of no cause."""
 
 
 def _check_nulls(subject: Subject) -> Check:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tistore.audit.cells import PARTS, Part
 from tistore.audit.effects.definitions import Definition, find_definition, mean_difference
 from tistore.audit.effects.intervals import FEW_CLUSTERS, RESAMPLES, bootstrap_pairs, tell_few
 from tistore.audit.effects.moments import measure_moments
@@ -15,7 +16,8 @@ from tistore.audit.effects.studentized import bootstrap_means
 from tistore.audit.opponents import check_opponents
 from tistore.audit.prompt_clusters import ClusterBy, check_cluster
 from tistore.audit.shifts.random_directions import DIRECTIONS, share_as_large
-from tistore.audit.shifts.response_means import PARTS, Answers, Means, Part, ResponseMeans
+from tistore.audit.shifts.response_means import Answers, Means, ResponseMeans
+from tistore.audit.statistics.known import known_or_none
 from tistore.errors import NotStoredError, QueryError, VectorMismatchError, nearest
 from tistore.query.massive import MassiveDims
 from tistore.query.references import Direction, resolve
@@ -222,7 +224,7 @@ def _compare_part(
             "definition": options.definition,
             "n_prompts": len(first),
             "n_clusters": n_clusters,
-            **{name: _or_none(column[at]) for name, column in figures.items()},
+            **{name: known_or_none(column[at]) for name, column in figures.items()},
         }
         for at, direction in enumerate(directions)
     ]
@@ -272,10 +274,6 @@ def _measure_angle(first: Means, second: Means, units: Means) -> dict[str, Means
     # The square of a uniform direction's cosine has this distribution.
     limit = np.sqrt(beta.ppf(0.95, 0.5, (units.shape[1] - 1) / 2)) if units.shape[1] > 1 else 1.0
     return {"cosine": cosines, "cosine_random_95": np.full(len(units), limit)}
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _mark_largest(rows: Sequence[Row]) -> None:

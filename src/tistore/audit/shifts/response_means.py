@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tistore.audit.cells import SIDES, Part, Side
 from tistore.audit.opponents import write_condition
 from tistore.audit.prompt_clusters import ClusterBy, label_clusters
 from tistore.errors import QueryError, VectorMismatchError
@@ -24,39 +25,49 @@ if TYPE_CHECKING:
 Means = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
-Part = Literal["total", "model", "text"]
-PARTS: tuple[Part, ...] = get_args(Part)
-
-Side = Literal["own", "replay", "base"]
 ALL_SIDES: tuple[Side, ...] = get_args(Side)
-SIDES: dict[Part, tuple[Side, Side]] = {
-    "total": ("own", "base"),
-    "model": ("own", "replay"),
-    "text": ("replay", "base"),
-}
-"""What each part is the difference of."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResponseMeans:
     """
-    Mean activations over audited tokens, averaged over a prompt's samples.
+    Mean activations over audited tokens, of each of an organism's responses.
 
     Attributes:
         site: Where.
-        sides: (prompt, width) each; NaN where nobody has read that. "own": the organism reads its
-            own text; "replay": the baseline reads that text; "base": the baseline reads its own.
+        sides: (response, width) each; NaN where nobody has read that. "own": the organism reads its
+            own text; "replay": the baseline reads that text; "base": the baseline reads its own
+            answer to the same prompt, by the same sample number.
+        prompts: (response,) places of their prompts.
         clusters: (prompt,) labels of prompts that are not independent.
     """
 
     site: Site
-    sides: dict[Side, Means]
+    sides: dict[Side, NDArray[np.float32]]
+    prompts: Labels
     clusters: Labels
+
+    def average(self, part: Part) -> tuple[Means, Means]:
+        """
+        Average the two sides of a part over each prompt's samples: (prompt, width) each.
+
+        Samples that lack a side are left out of both, so that the sides are of the same responses;
+        NaN where none is left.
+        """
+        first, second = (self.sides[side] for side in SIDES[part])
+        is_there = np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
+        prompts = self.prompts[is_there]
+        counts = np.bincount(prompts, minlength=len(self.clusters))
+        n = np.where(counts > 0, counts, np.nan)[:, None]
+        sums = np.zeros((2, len(self.clusters), first.shape[1]))
+        np.add.at(sums[0], prompts, first[is_there])
+        np.add.at(sums[1], prompts, second[is_there])
+        return sums[0] / n, sums[1] / n
 
     def part(self, part: Part) -> tuple[Means, Means, Labels]:
         """Give the two sides of a part, and the clusters, of the prompts that have both."""
-        first, second = (self.sides[side] for side in SIDES[part])
-        is_there = np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
+        first, second = self.average(part)
+        is_there = np.isfinite(first).all(axis=1)
         return first[is_there], second[is_there], self.clusters[is_there]
 
 
@@ -93,21 +104,27 @@ class Answers:
             )
         prompts = texts.select("prompt_set", "prompt_id", "cluster").unique(maintain_order=True)
         self.clusters: Labels = np.unique(prompts["cluster"].to_numpy(), return_inverse=True)[1]
-        places = prompts.select("prompt_set", "prompt_id").with_row_index("prompt")
-        frames: dict[Side, polars.DataFrame] = {
-            "own": texts.filter(reader=organism),
-            "replay": _keep_same_tokens(texts.filter(reader=baseline), texts, organism),
-            "base": frame.filter(organism=baseline),
-        }
+        responses = (
+            texts.select("response_id", "prompt_set", "prompt_id", "sample")
+            .unique("response_id", keep="first", maintain_order=True)
+            .join(
+                prompts.select("prompt_set", "prompt_id").with_row_index("prompt"),
+                on=["prompt_set", "prompt_id"],
+                how="left",
+                maintain_order="left",
+            )
+            .with_row_index("response")
+        )
+        self._prompts: Labels = responses["prompt"].to_numpy().astype(np.int64)
+        places = responses.select("response", "response_id")
+        answered = responses.select("response", "prompt_set", "prompt_id", "sample")
+        replays = _keep_same_tokens(texts.filter(reader=baseline), texts, organism)
+        answers = frame.filter(organism=baseline)
         self._frames: dict[Side, polars.DataFrame] = {
-            side: rows.join(places, on=["prompt_set", "prompt_id"], how="inner")
-            for side, rows in frames.items()
+            "own": texts.filter(reader=organism).join(places, on="response_id"),
+            "replay": replays.join(places, on="response_id"),
+            "base": answers.join(answered, on=["prompt_set", "prompt_id", "sample"]),
         }
-
-    @property
-    def n_prompts(self) -> int:
-        """Prompts the organism has answered."""
-        return len(self.clusters)
 
     @cached_property
     def _readings(self) -> Readings:
@@ -118,16 +135,16 @@ class Answers:
         return {key: at for at, key in enumerate(self._readings.table["reading_key"].to_pylist())}
 
     def _find(self, side: Side, has_it: Callable[[int], bool]) -> tuple[Labels, Ids]:
-        """List a side's readings in segments that have something: their prompts, and places."""
+        """List a side's readings in segments that have something: whose they are, and places."""
         frame = self._frames[side]
         ids = np.array([self._place_of[key] for key in frame["reading_key"]], dtype=np.int64)
         segments = self._readings.segment[ids]
         has = {int(one): has_it(int(one)) for one in np.unique(segments)}
         kept = np.flatnonzero([has[int(one)] for one in segments])
+        responses = frame["response"].to_numpy().astype(np.int64)[kept]
         # A reader may have read a response several times.
-        responses = frame["response_id"].to_numpy()[kept]
-        kept = kept[np.sort(np.unique(responses, return_index=True)[1])]
-        return frame["prompt"].to_numpy().astype(np.int64)[kept], ids[kept]
+        first = np.sort(np.unique(responses, return_index=True)[1])
+        return responses[first], ids[kept[first]]
 
     def layers(self) -> list[int]:
         """List the layers at which any of these readings was captured."""
@@ -159,22 +176,17 @@ class Answers:
                 f"the readings at {site} are {' and '.join(map(str, sorted(widths)))} wide"
             )
         width = widths.pop() if widths else 0
-        sides = {side: self._average(site, width, *found[side]) for side in ALL_SIDES}
-        return ResponseMeans(site, sides, self.clusters)
+        sides = {side: self._lay_out(site, width, *found[side]) for side in ALL_SIDES}
+        return ResponseMeans(site, sides, self._prompts, self.clusters)
 
-    def _average(self, site: Site, width: int, prompts: Labels, ids: Ids) -> Means:
-        """Average the readings of each prompt: (prompt, width)."""
-        sums = np.zeros((self.n_prompts, width))
-        counts = np.zeros(self.n_prompts)
+    def _lay_out(self, site: Site, width: int, responses: Labels, ids: Ids) -> NDArray[np.float32]:
+        """Lay the stored means of readings out: (response, width), NaN where there is none."""
+        laid_out = np.full((len(self._prompts), width), np.nan, dtype=np.float32)
         for place in self._readings.segments_of(ids):
             is_here = self._readings.segment[ids] == place
             rows = ids[is_here] - self._readings.offsets[place]
-            means = self._readings.segments[place].means(site)[rows].astype(np.float64)
-            # A response without audited tokens has no mean.
-            is_there = np.isfinite(means).all(axis=1)
-            np.add.at(sums, prompts[is_here][is_there], means[is_there])
-            np.add.at(counts, prompts[is_here][is_there], 1)
-        return sums / np.where(counts > 0, counts, np.nan)[:, None]
+            laid_out[responses[is_here]] = self._readings.segments[place].means(site)[rows]
+        return laid_out
 
 
 def _list_readings(

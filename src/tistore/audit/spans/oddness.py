@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tistore.audit.cells import Cells, read_cells
+from tistore.audit.cells import Cells, Part, read_cells
 from tistore.audit.families import read_families
 from tistore.errors import QueryError, nearest
 from tistore.query.span_question import quote
@@ -143,8 +143,9 @@ def rank_odd_prompts(
         2004; shares by the corr-max transformation, Garthwaite and Koch, Evaluating the
         contributions of individual variables to a quadratic form, 2016.
     """
-    cells = cells.by_prompt()
-    differences, notes = _take_differences(cells)
+    part: Part = "total" if np.isfinite(cells.total).any() else "model"
+    cells = cells.by_prompt(part)
+    differences, notes = _take_differences(cells, part)
     known = np.asarray(np.isfinite(differences).all(axis=1))
     if n_unknown := int((~known).sum()):
         notes.append(f"{n_unknown} prompts lack a score of some trait: left out")
@@ -168,10 +169,9 @@ def rank_odd_prompts(
     return OddPrompts(ranked, differences.size, (*cells.notes, *dict.fromkeys(notes)))
 
 
-def _take_differences(cells: Cells) -> tuple[Values, list[str]]:
-    total = cells.total
-    if np.isfinite(total).any():
-        return total, []
+def _take_differences(cells: Cells, part: Part) -> tuple[Values, list[str]]:
+    if part == "total":
+        return cells.total, []
     return cells.model_part, [
         f"{cells.baseline} has answered no prompt itself: differences are on the organisms' texts"
     ]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tistore.audit.statistics.clusters import Labels
+from tistore.audit.statistics.known import average_known
 from tistore.audit.statistics.spikes import TO_NORMAL, median
 
 Scores = NDArray[np.float64]
@@ -49,6 +50,22 @@ class Departures:
     percentile: Scores
 
 
+def keep_shared(values: Scores, families: Labels) -> Scores:
+    """
+    Set to NaN what organisms of one family alone have been asked.
+
+    There is nobody to compare with, and means over such prompts, too, would hide how far an
+    organism lies from the others where there is.
+
+    Args:
+        values: (organism, prompt, trait); NaN where nothing was read.
+        families: (organism,) labels.
+    """
+    is_there = np.isfinite(values)
+    asked = [is_there[families == family].any(axis=0) for family in np.unique(families)]
+    return np.where(np.sum(asked, axis=0) > 1, values, np.nan)
+
+
 def find_usual(values: Scores) -> NDArray[np.bool_]:
     """
     Tell which organisms' means lie among the others', trait by trait.
@@ -64,7 +81,7 @@ def find_usual(values: Scores) -> NDArray[np.bool_]:
         (organism, trait): whether the mean over prompts, less the median organism's value at each,
         is within 3 robust standard deviations of the organisms' median.
     """
-    means = _average(values - median(values)[None], axis=1)
+    means = average_known(values - median(values)[None], axis=1)
     away = np.abs(means - median(means)[None])
     spread = TO_NORMAL * median(away)[None]
     return np.asarray(away <= CUTOFF * spread)
@@ -87,17 +104,20 @@ def depart(values: Scores, families: Labels, usual: NDArray[np.bool_]) -> Depart
     departures = np.full(values.shape, np.nan)
     n_others = np.zeros((values.shape[0], values.shape[2]), dtype=np.int64)
     centre, spread, beyond, percentile = (np.full(n_others.shape, np.nan) for _ in range(4))
-    means = _average(values - median(values)[None], axis=1)
+    means = average_known(values - median(values)[None], axis=1)
     for family in np.unique(families):
         own, others = families == family, families != family
         if not others.any():
             continue
         is_control = _choose_controls(usual[others], np.isfinite(means[others]))
         controls = np.where(is_control[:, None], values[others], np.nan)
-        departures[own] = _subtract(values[own], _average(controls, axis=0))
+        departures[own] = _subtract(values[own], average_known(controls, axis=0))
         n_others[own] = is_control.sum(axis=0)
         their_means = np.where(is_control, means[others], np.nan)
-        centre[own], spread[own] = _average(their_means, axis=0), _variance(their_means, axis=0)
+        centre[own], spread[own] = (
+            average_known(their_means, axis=0),
+            _variance(their_means, axis=0),
+        )
         beyond[own], percentile[own] = _rank(means[own], means[others], is_control)
     prior = PRIOR if values.shape[2] >= FEWEST_TRAITS else 0
     freedom = np.maximum(n_others - 1, 0) + prior
@@ -140,7 +160,7 @@ def _moderate(
 def _rank(means: Scores, others: Scores, is_control: NDArray[np.bool_]) -> tuple[Scores, Scores]:
     """Count, for each mean, which share of the others lies further out, and which below."""
     n = np.isfinite(others).sum(axis=0)
-    centre = _average(np.where(is_control, others, np.nan), axis=0)
+    centre = average_known(np.where(is_control, others, np.nan), axis=0)
     side = np.sign(means - centre)
     with np.errstate(divide="ignore", invalid="ignore"):
         further = ((others[None] - means[:, None]) * side[:, None] > 0).sum(axis=1) / n
@@ -151,16 +171,8 @@ def _rank(means: Scores, others: Scores, is_control: NDArray[np.bool_]) -> tuple
 
 def _variance(values: Scores, axis: int) -> Scores:
     """Give the variance (n − 1) of what is there; NaN of fewer than two."""
-    away = values - np.expand_dims(_average(values, axis), axis)
+    away = values - np.expand_dims(average_known(values, axis), axis)
     n = np.isfinite(away).sum(axis=axis)
     squares = np.where(np.isfinite(away), away**2, 0.0).sum(axis=axis)
     variance = np.divide(squares, n - 1, out=np.full(n.shape, np.nan), where=n > 1)
     return np.asarray(variance)
-
-
-def _average(values: Scores, axis: int) -> Scores:
-    """Average what is there; NaN where nothing is."""
-    is_there = np.isfinite(values)
-    n = is_there.sum(axis=axis)
-    total = np.where(is_there, values, 0.0).sum(axis=axis)
-    return np.asarray(np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0))

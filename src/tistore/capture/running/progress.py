@@ -70,6 +70,7 @@ class LineProgress:
         self._started = time.monotonic()
         self._spoke: float | None = None
         self._last: Tally | None = None
+        self._told: Tally | None = None
 
     def note(self, message: str) -> None:
         """Print a line."""
@@ -79,7 +80,9 @@ class LineProgress:
         """Print a line, unless the last one is fresh."""
         now = time.monotonic()
         self._last = tally
-        if self._spoke is None or now - self._spoke >= HEARTBEAT_SECONDS:
+        is_fresh = self._spoke is not None and now - self._spoke < HEARTBEAT_SECONDS
+        # The end is told at once: other work may follow, and takes its own time.
+        if not is_fresh or tally.readings >= tally.total:
             self._spoke = now
             self._print(tally)
 
@@ -89,6 +92,9 @@ class LineProgress:
             self._print(self._last)
 
     def _print(self, tally: Tally) -> None:
+        if tally == self._told:
+            return
+        self._told = tally
         seconds = max(time.monotonic() - self._started, 1e-9)
         words = [f"{tally.readings}/{tally.total} readings", describe_rate(tally, seconds)]
         done = tally.readings - tally.found

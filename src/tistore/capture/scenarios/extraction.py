@@ -182,7 +182,6 @@ class _Work:
             return
         before = self.store.snapshot.number
         for position, component in product(self.wanted.positions, self.components):
-            self.say(f"fitting {trait.trait} on {position} at {component}")
             try:
                 extract_vectors(
                     self.store,

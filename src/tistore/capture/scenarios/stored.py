@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tistore.capture.scenarios.tasks import Continuation, ScenarioTask
 from tistore.datasets.scenarios import SIDES, TraitScenarios
 from tistore.errors import KeyConflictError
-from tistore.schemas.prompt import Prompt
+from tistore.schemas.prompt import SCENARIO_SETS, Prompt
 from tistore.schemas.response import CaptureSettings, ResponseSlot
 from tistore.schemas.site import Site
 from tistore.store.base import BaseStore
@@ -156,7 +156,7 @@ def _describe_change(task: ScenarioTask, before: str | None, now: str | None) ->
 
 
 def _label(task: ScenarioTask) -> str:
-    trait = task.slot.prompt_set.removeprefix("scenarios/").rpartition("/")[0]
+    trait = task.slot.prompt_set.removeprefix(SCENARIO_SETS).rpartition("/")[0]
     return f"{task.side} scenario {task.slot.prompt_id} of {trait}"
 
 

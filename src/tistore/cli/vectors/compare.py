@@ -50,7 +50,7 @@ def compare(
             "the residual's of its block and the two before."
         ),
     ] = Between.TRAITS,
-    layer: Annotated[int | None, typer.Option(min=0, help="Vectors of this layer only.")] = None,
+    layer: Annotated[int | None, typer.Option(min=0, help="Vectors, or activations, of this layer only.")] = None,
     cka: Annotated[
         bool,
         typer.Option("--cka", help="Compare the scenarios' activations instead, by linear CKA."),
@@ -73,7 +73,7 @@ def compare(
     if cka and shift:
         raise ConfigError("--cka and --shift are two questions", mend="ask one after the other")
     if cka:
-        return print_rows(_alike(opened, traits or [], between, reader, position), chosen)
+        return print_rows(_alike(opened, traits or [], between, reader, position, layer), chosen)
     if shift:
         vectors = _pick_best(opened, traits or [], layer)
         return print_rows(_agreements(opened, vectors, shift, baseline), chosen)
@@ -163,6 +163,7 @@ def _alike(
     between: Between,
     readers: Sequence[str] | None,
     position: str,
+    layer: int | None,
 ) -> list[dict[str, Any]]:
     from tistore.vectors.comparing.alike import BETWEEN, compare_activations
 
@@ -186,7 +187,7 @@ def _alike(
         }
         for trait in traits
         for one in compare_activations(
-            store, trait, axis, readers=readers or [BASE_READER], position=position
+            store, trait, axis, readers=readers or [BASE_READER], position=position, layer=layer
         )
     ]
 

@@ -85,7 +85,7 @@ def _find(store: Store, traits: list[str]) -> list[str | Path]:
     from tistore.datasets.scenarios import list_traits
     from tistore.datasets.shipped import list_shipped_traits, resolve_trait
     from tistore.errors import DatasetError, NotStoredError, nearest
-    from tistore.vectors.scenario_readings import list_stored_traits
+    from tistore.vectors.scenario_readings import find_stored_trait, list_stored_traits
 
     known = list_stored_traits(store.snapshot)
     found: list[str | Path] = []
@@ -93,13 +93,14 @@ def _find(store: Store, traits: list[str]) -> list[str | Path]:
         try:
             folder = resolve_trait(trait)
         except DatasetError as error:
-            if trait not in known:
+            name = find_stored_trait(store.snapshot, trait)
+            if name not in known:
                 raise NotStoredError(
                     f"no scenarios of {trait!r} have been read, and no folder or shipped trait is "
                     "called so",
                     mend=nearest(trait, [*known, *list_shipped_traits()]),
                 ) from error
-            found.append(trait)
+            found.append(name)
         else:
             found += list_traits(folder) or [folder]
     return list(dict.fromkeys(found))

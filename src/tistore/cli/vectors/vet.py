@@ -144,13 +144,13 @@ def _find_folders(traits: list[str]) -> list[Path]:
 
 def _name_traits(store: Store, traits: list[str]) -> list[str]:
     """Name traits by their folders, or as the store does."""
-    from tistore.vectors.scenario_readings import list_stored_traits
+    from tistore.vectors.scenario_readings import find_stored_trait, list_stored_traits
 
     stored = list_stored_traits(store.snapshot)
     names: list[str] = []
     for trait in traits:
-        if trait in stored:
-            names.append(trait)
+        if (name := find_stored_trait(store.snapshot, trait)) in stored:
+            names.append(name)
         else:
             resolved = [folder.resolve() for folder in _find_folders([trait])]
             names += [f"{folder.parent.name}/{folder.name}" for folder in resolved]

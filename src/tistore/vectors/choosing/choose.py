@@ -32,9 +32,14 @@ def pick_automatically(store: Store, candidates: Candidates, settings: Settings)
     refusals: list[ChoiceError] = []
     for rule in (pick_by_steering, pick_by_nested, pick_by_separation):
         try:
-            return rule(store, candidates, settings)
+            pick = rule(store, candidates, settings)
         except ChoiceError as error:
             refusals.append(error)
+            continue
+        if rule is pick_by_separation:
+            why = refusals[-1].message.removeprefix(f"{candidates}: ")
+            return replace(pick, reason=f"{pick.reason}; held-out scenarios did not choose: {why}")
+        return pick
     told = (error.message.removeprefix(f"{candidates}: ") for error in refusals)
     raise ChoiceError(
         f"{candidates}: nothing tells which of its {len(candidates.vectors)} vectors is the best: "

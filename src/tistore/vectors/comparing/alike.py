@@ -16,11 +16,19 @@ from tistore.schemas.model import BASE_READER
 from tistore.schemas.site import Site
 from tistore.vectors.comparing.kernel_alignment import centered_gram
 from tistore.vectors.contrast import Contrast
-from tistore.vectors.scenario_readings import list_stored_traits
+from tistore.vectors.scenario_readings import find_stored_trait
 from tistore.vectors.scenario_rows import open_scenarios
 
 Between = Literal["layers", "components", "models"]
 BETWEEN: tuple[Between, ...] = get_args(Between)
+
+_HOW: dict[Between, str] = {
+    "layers": "compare all layers; or between components or models",
+    "components": "read them there: tistore vectors extract … --component attn_out; or compare "
+    "between layers or models",
+    "models": "name two who have read them: --reader instruct --reader flattery",
+}
+"""What to do where there is nothing to compare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,7 @@ def compare_activations(
     *,
     readers: Sequence[str] = (BASE_READER,),
     position: str = "response[:]",
+    layer: int | None = None,
 ) -> list[Alike]:
     """
     Compare every two places that differ in layer, component or reader alone.
@@ -67,6 +76,7 @@ def compare_activations(
         between: What the two places differ in.
         readers: Who read the scenarios; texts must be the same for all of them.
         position: Tokens to average over.
+        layer: Places at this layer only; at all when None.
 
     Returns:
         The pairs, by reader, component and layer.
@@ -75,15 +85,14 @@ def compare_activations(
         NotStoredError: The scenarios have not been read.
         QueryError: No two places differ in that alone, or readers have read different texts.
     """
-    known = list_stored_traits(store.snapshot)
-    named = [one for one in known if one.rpartition("/")[2] == trait]
-    trait = named[0] if trait not in known and len(named) == 1 else trait
+    trait = find_stored_trait(store.snapshot, trait)
     grams: dict[tuple[str, Site], NDArray[np.float64]] = {}
     texts = set()
     for reader in readers:
         rows = open_scenarios(store, trait, reader=reader, position=position)
         texts.add(rows.fitted_on)
-        for site, contrast in rows.contrasts(rows.sites):
+        wanted = [site for site in rows.sites if layer in (None, site.layer)]
+        for site, contrast in rows.contrasts(wanted):
             grams[reader, site] = _gram(contrast)
     if len(texts) > 1:
         raise QueryError(
@@ -95,7 +104,7 @@ def compare_activations(
         raise QueryError(
             f"the scenarios of {trait} were read at {len(grams)} places, no two of which differ in "
             f"{between[:-1]} alone",
-            mend=f"compare between {', '.join(other for other in BETWEEN if other != between)}",
+            mend=_HOW[between],
         )
     lengths = {place: float(np.linalg.norm(gram)) for place, gram in grams.items()}
     return [

@@ -45,7 +45,8 @@ def measure_specificity(
 
     Args:
         store: Holds the vectors and the scenarios.
-        references: Vector references, two at least; when None, every trait's own.
+        references: Vector references, two at least; when None, every trait's own, and what of it
+            cannot be scored is left out and noted.
         folds: See `evaluate`.
         seed: See `evaluate`.
         effort: See `evaluate`.
@@ -55,8 +56,9 @@ def measure_specificity(
         For each vector one evaluation on each trait's scenarios, in the same order of traits.
 
     Raises:
-        NotStoredError: A vector's scenarios are not in the store, or not another's at its site;
-            nothing was evaluated.
+        NotStoredError: The scenarios of a vector that was named are not in the store, or not
+            another's at its site and position; or fewer than two traits are left. Nothing was
+            evaluated.
         QueryError: As `evaluate_vectors` does.
     """
     vectors, notes = select_vectors(store, references)
@@ -70,12 +72,13 @@ def measure_specificity(
             "two or more",
             mend="extract others: tistore vectors extract STORE TRAIT --config RUN.toml",
         )
-    opened = [(vector, [_open(store, vector, trait) for trait in traits]) for vector in vectors]
+    opened, blank = _open_all(store, vectors, traits, is_strict=references is not None)
+    notes += blank
     massive = MassiveDims(store.snapshot)
     found: list[VectorEvaluation] = []
     with store.writer() as writer:
-        for vector, sets in opened:
-            tell(f"{vector.reference}, {len(found) // len(traits) + 1} of {len(vectors)}")
+        for place, (vector, sets) in enumerate(opened, start=1):
+            tell(f"{vector.reference}, {place} of {len(vectors)}")
             for rows in sets:
                 is_own = rows.trait == vector.trait
                 measure = refit_and_score if is_own else score_as_it_is
@@ -98,10 +101,34 @@ def lay_out_matrix(
         figure: Name of a figure of `Evaluation`.
     """
     rows: dict[str, dict[str, Any]] = {}
+    blank = dict.fromkeys(one.tested_on for one in evaluations)
     for one in evaluations:
-        row = rows.setdefault(one.vector_hash, {"vector": one.reference})
+        row = rows.setdefault(one.vector_hash, {"vector": one.reference, **blank})
         row[one.tested_on] = getattr(one.evaluation, figure)
     return list(rows.values())
+
+
+def _open_all(
+    store: Store, vectors: Sequence[Vector], traits: Sequence[str], *, is_strict: bool
+) -> tuple[list[tuple[Vector, list[ScenarioRows]]], list[str]]:
+    """Open every trait's scenarios for every vector; or note which were not read where it needs."""
+    opened: list[tuple[Vector, list[ScenarioRows]]] = []
+    notes = []
+    for vector in vectors:
+        sets: list[ScenarioRows] = []
+        missing: dict[str, NotStoredError] = {}
+        for trait in traits:
+            try:
+                sets.append(_open(store, vector, trait))
+            except NotStoredError as error:
+                if is_strict:
+                    raise
+                missing[trait] = error
+        if missing:
+            first = next(iter(missing.values()))
+            notes.append(f"left blank for {', '.join(missing)}: {first.message}")
+        opened.append((vector, sets))
+    return opened, notes
 
 
 def _open(store: Store, vector: Vector, trait: str) -> ScenarioRows:

@@ -18,6 +18,7 @@ from tistore.query.references import match_vectors, resolve
 from tistore.query.store import Store
 from tistore.schemas.evaluation import Evaluation, VectorEvaluation
 from tistore.schemas.model import BASE_READER
+from tistore.schemas.prompt import SCENARIO_SETS
 from tistore.schemas.site import Site
 from tistore.schemas.vector import Vector
 from tistore.vectors.contrast import Contrast
@@ -30,6 +31,7 @@ from tistore.vectors.evaluation.evaluate import (
     massive_energy,
 )
 from tistore.vectors.evaluation.refit import is_position, is_refittable, plan_refit
+from tistore.vectors.scenario_readings import find_stored_trait
 from tistore.vectors.scenario_rows import ScenarioRows, open_scenarios
 
 Tell = Callable[[str], None]
@@ -270,7 +272,7 @@ def open_other_scenarios(
 def _open(store: Store, vector: Vector, on: str | None, reader: str | None) -> ScenarioRows:
     if on is None:
         return open_own_scenarios(store, vector)
-    return open_other_scenarios(store, vector, on, reader)
+    return open_other_scenarios(store, vector, find_stored_trait(store.snapshot, on), reader)
 
 
 def _open_at(store: Store, vector: Vector, trait: str) -> ScenarioRows:
@@ -347,7 +349,7 @@ def _describe_overlap(
 
 
 def _list_texts(store: Store, trait: str) -> set[tuple[str, str | None]]:
-    start = f"scenarios/{trait}/"
+    start = f"{SCENARIO_SETS}{trait}/"
     return {
         (row["text"], row["system_prompt"])
         for row in store.snapshot.table("prompts").to_pylist()

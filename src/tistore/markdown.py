@@ -6,8 +6,9 @@ import re
 import unicodedata
 
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-# An underscore inside a word emphasises nothing, and prompt sets and traits are full of them.
-_MARKS = re.compile(r"[\\`*\[\]|~$<>&]|(?<![^\W_])_|_(?![^\W_])")
+# An underscore inside a word emphasises nothing, and prompt sets and traits are full of them; a
+# number sign after one closes no heading.
+_MARKS = re.compile(r"[\\`*\[\]|~$<>&]|(?<![^\W_])_|_(?![^\W_])|(?<!\S)#")
 _BLOCK_MARK = re.compile(r"(\d{0,9})([#+\-=.):])")
 _KEPT = "\u200c\u200d"
 """Joiners: without them, letters of some scripts and many emoji fall apart."""

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tistore.audit.cells import PARTS, Part
 from tistore.audit.effects.definitions import hedges_g_z
 from tistore.audit.effects.intervals import RESAMPLES
 from tistore.audit.effects.moments import measure_moments
 from tistore.audit.effects.studentized import bootstrap_means
 from tistore.audit.opponents import check_opponents
 from tistore.audit.prompt_clusters import ClusterBy, check_cluster
-from tistore.audit.rows import known_or_none
-from tistore.audit.shifts.response_means import PARTS, SIDES, Answers, Part
+from tistore.audit.shifts.response_means import Answers
+from tistore.audit.statistics.known import known_or_none
 from tistore.errors import QueryError, VectorMismatchError, nearest
 from tistore.query.massive import MassiveDims
 from tistore.query.references import Direction, resolve
@@ -153,7 +154,7 @@ def _read_differences(
     found: dict[Key, Scores] = {}
     for site in dict.fromkeys(direction.site for direction in directions.values()):
         means = answers.read(site)
-        first, second = (means.sides[side] for side in SIDES[which])
+        first, second = means.average(which)
         for key, direction in directions.items():
             if direction.site == site:
                 found[key] = _project(direction, first - second)

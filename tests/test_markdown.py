@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from tistore.cli.markdown import code, code_block, escape, quote_in_context, quote_line, visible
+from tistore.markdown import code, code_block, escape, quote_in_context, quote_line, visible
 
 RENDERER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 NASTY = st.text(
@@ -41,12 +41,13 @@ def render(line: str) -> tuple[str, str]:
 @example(before="-", text="--", after="")
 @example(before="`code", text="** <script>alert(1)</script> | _a_ \\", after="`")
 @example(before="a", text=" b ", after="c")
+@example(before="", text="\r", after="\n")
 @example(before="", text="[link](http://a.b)", after="![image](x)")
 @example(before="&am", text="p;", after="&lt;")
 def test_a_quote_renders_as_the_text_with_the_span_in_bold(before, text, after):
     shown, bold = render(quote_in_context(before, text, after))
 
-    assert shown == visible(before + text + after).strip(" ")
+    assert shown == (visible(before) + visible(text) + visible(after)).strip(" ")
     assert bold == visible(text).strip(" ")
 
 
@@ -55,6 +56,15 @@ def test_a_quoted_line_renders_literally(text):
     shown, _ = render(quote_line(escape(text)))
 
     assert shown == visible(text).strip(" ")
+
+
+@given(text=NASTY.filter(lambda text: text.strip(" ")))
+@example(text="ends in a #")
+@example(text="1. a_b _c_ [d](e) $k$\n- i")
+def test_a_heading_renders_literally(text):
+    (line,) = [one for one in RENDERER.parse(f"# {escape(text)}") if one.type == "inline"]
+
+    assert "".join(one.content for one in line.children) == visible(text).strip(" ")
 
 
 @given(text=NASTY.filter(str.strip))
