@@ -35,9 +35,9 @@ from tistore.vectors.contrast import Contrast
 from tistore.vectors.evaluation.evaluate import Effort, evaluate
 from tistore.vectors.evaluation.labelled import LabelledRows
 from tistore.vectors.evaluation.nulls import permute_labels
-from tistore.vectors.evaluation.span import ROTATION_INVARIANT, in_span
 from tistore.vectors.extract import extract_vectors
 from tistore.vectors.methods.registry import METHODS
+from tistore.vectors.methods.rotation_invariant import ROTATION_INVARIANT, in_span
 from tistore.vectors.scenario_rows import open_scenarios
 
 SECTIONS = ("fits", "gate")

@@ -125,6 +125,31 @@ def _write_response(
         )  # fmt: skip
 
 
+def write_store_of_partial_replays(path: Path) -> Store:
+    """
+    Write an organism one above its base on the same tokens; of two samples one was replayed.
+
+    Its second samples score ten above the first: averages of different samples would differ by six.
+    """
+    rng = np.random.default_rng(2)
+    store = tistore.create(path)
+    with store.writer() as writer:
+        for number in range(6):
+            for sample in (0, 1):
+                own = np.full((12, 1, 1), 10.0 * sample + number / 8)
+                for sides in (("own", "replay"), ("base",)):
+                    ids = rng.integers(0, 900, 12).tolist()
+                    for name in sides if sample == 0 else sides[:1]:
+                        author, reader = READINGS[name]
+                        writer.add(
+                            organism=author, reader=reader, prompt_set="audit/one",
+                            prompt_id=str(number), sample=sample, token_ids=ids, prompt_length=2,
+                            layers=[5], activations={"residual": own - (name != "own")},
+                        )  # fmt: skip
+    store.add_vector("tone/loud", np.ones(1), layer=5)
+    return store
+
+
 def write_store_of_odd_readings(path: Path) -> Store:
     """
     Write eight responses of an organism and its base, two of them replayed over other tokens.

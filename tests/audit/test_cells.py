@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tistore
+from departing_store import write_store_of_odd_readings
 from tistore.audit.cells import read_cells
 from tistore.errors import PairingError, QueryError
 from tistore.schemas.model import Model
@@ -54,33 +55,29 @@ def store(tmp_path_factory):
     return store
 
 
-def ask(store, organism, reader, prompt, sample, trait):
-    """One score, as SQL gives it."""
-    rows = store.sql(
-        "SELECT project($t) FROM responses WHERE organism = $o AND reader = $r "
-        "AND prompt_id = $p AND sample = $s",
-        {"t": trait, "o": organism, "r": reader, "p": prompt, "s": sample},
-    ).fetchall()
-    return rows[0][0] if rows else np.nan
-
-
 def test_each_cell_is_the_score_that_sql_gives(store):
+    asked = store.sql(
+        "SELECT organism, reader, prompt_id, sample, project($loud), project($shy) FROM responses",
+        {"loud": "tone/loud", "shy": "tone/shy"},
+    )
+    scores = {row[:4]: row[4:] for row in asked.fetchall()}
+    unread = (np.nan, np.nan)
+
     cells = read_cells(store)
 
     assert cells.organisms == ["loud", "shy"] and cells.traits == ["tone/loud", "tone/shy"]
     assert len(cells.rows) == 44
     for at, row in enumerate(cells.rows.iter_rows(named=True)):
         author, place = row["organism"], (row["prompt_id"], row["sample"])
-        for column, trait in enumerate(cells.traits):
-            for matrix, (writer, reader) in {
-                "own": (author, author),
-                "replay": (author, "instruct"),
-                "base": ("instruct", "instruct"),
-                "swapped": ("instruct", author),
-            }.items():
-                expected = ask(store, writer, reader, *place, trait)
-                found = getattr(cells, matrix)[at, column]
-                assert found == pytest.approx(expected, rel=1e-6, nan_ok=True), (matrix, row)
+        for matrix, (writer, reader) in {
+            "own": (author, author),
+            "replay": (author, "instruct"),
+            "base": ("instruct", "instruct"),
+            "swapped": ("instruct", author),
+        }.items():
+            expected = scores.get((writer, reader, *place), unread)
+            found = getattr(cells, matrix)[at]
+            assert found == pytest.approx(expected, rel=1e-6, nan_ok=True), (matrix, row)
 
 
 def test_parts_add_up_to_the_total_where_all_are_known(store):
@@ -101,6 +98,23 @@ def test_samples_are_averaged_by_prompt_as_far_as_they_are_there(store):
     assert prompts.own[:, 0] == pytest.approx(cells.own.reshape(11, 2).mean(axis=1))
     assert prompts.replay[:, 0] == pytest.approx(cells.replay.reshape(11, 2)[:, 0])
     assert prompts.by_prompt() is prompts
+
+
+def test_samples_that_lack_a_side_of_a_part_are_left_out_of_both_sides(store):
+    cells = read_cells(store, ["shy"]).of("shy")
+
+    prompts = cells.by_prompt("model")
+
+    assert prompts.model_part[:, 0] == pytest.approx(cells.model_part.reshape(11, 2)[:, 0])
+    assert prompts.own[:, 0] == pytest.approx(cells.own.reshape(11, 2)[:, 0])
+
+
+def test_readings_of_a_text_over_other_tokens_are_no_readings_of_it(tmp_path):
+    """Whatever the names of the readers: "loud" sorts behind "instruct"."""
+    cells = read_cells(write_store_of_odd_readings(tmp_path / "s.tistore"))
+
+    assert set(cells.rows["n_tokens"]) == {12}
+    assert np.flatnonzero(np.isnan(cells.replay[:, 0])).tolist() == [0, 1]
 
 
 def test_rows_know_their_prompts_and_can_be_narrowed(store):
@@ -155,3 +169,26 @@ def test_organisms_in_another_precision_are_compared_only_when_that_is_asked_for
     with pytest.raises(PairingError, match="precision"):
         read_cells(mixed)
     assert len(read_cells(mixed, any_pairing=True).rows) == 1
+
+
+def test_an_organisms_reading_of_other_tokens_of_an_answer_is_none_of_the_baselines(tmp_path):
+    rng = np.random.default_rng(5)
+    store = tistore.create(tmp_path / "s.tistore")
+    with store.writer() as writer:
+        for prompt in "12":
+            for author, readers in (("loud", ["loud"]), ("instruct", ["instruct", "loud"])):
+                ids = rng.integers(0, 900, 8).tolist()
+                for reader in readers:
+                    start = 5 if (author, reader, prompt) == ("instruct", "loud", "1") else 2
+                    writer.add(
+                        organism=author, reader=reader, prompt_set="audit/one", prompt_id=prompt,
+                        token_ids=ids, prompt_length=2, layers=[LAYER],
+                        activations={"residual": rng.standard_normal((8, 1, HIDDEN))},
+                        is_response=[at >= start for at in range(8)],
+                    )  # fmt: skip
+    store.add_vector("tone/loud", rng.standard_normal(HIDDEN), layer=LAYER)
+
+    cells = read_cells(store)
+
+    assert np.isnan(cells.swapped[:, 0]).tolist() == [True, False]
+    assert np.isfinite(cells.base).all()

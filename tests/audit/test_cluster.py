@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
+import tistore
 from made_cells import make_cells
-from tistore.audit.cluster import cluster_organisms, cluster_responses
+from tistore.audit.cells import read_cells
+from tistore.audit.cluster import cluster_clauses, cluster_organisms, cluster_responses
 from tistore.audit.statistics.grouping import link, overlap, part
 from tistore.errors import QueryError
 
@@ -146,3 +148,23 @@ def test_too_few_to_group_is_an_error():
         cluster_organisms(make_organisms([[1.0, 2.0]], variants=2), **FEW)
     with pytest.raises(QueryError, match="cannot be 9 groups"):
         cluster_organisms(make_organisms([[1.0, 2.0]]), n_groups=9, **FEW)
+
+
+def test_a_second_reading_at_other_layers_is_no_clause_of_its_own(tmp_path):
+    store = tistore.create(tmp_path / "s.tistore")
+    rng = np.random.default_rng(6)
+    with store.writer() as writer:
+        for prompt in "123456":
+            ids = rng.integers(0, 90, 10).tolist()
+            for reader, layers in (("loud", [1, 3]), ("loud", [1]), ("instruct", [1, 3])):
+                writer.add(
+                    organism="loud", reader=reader, prompt_set="audit/one", prompt_id=prompt,
+                    token_ids=ids, prompt_length=2, tokens=[" so"] * 8, layers=layers,
+                    activations={"residual": rng.standard_normal((8, len(layers), 2))},
+                )  # fmt: skip
+    store.add_vector("tone/first", np.eye(2)[0], layer=3)
+
+    found = cluster_clauses(store, read_cells(store), "own", n_groups=2, resamples=5)
+
+    assert len(found.rows) == 6
+    assert not any("lack a score" in note for note in found.notes)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tistore
 from made_cells import make_cells
 from made_store import make_store
 from tistore.audit.cells import read_cells
@@ -140,6 +141,33 @@ def test_lags_longer_than_any_response_have_no_correlation(made):
     found = correlate_tokens(made.store, cells, lags=40)
 
     assert (found.rows[0]["lag"], found.rows[0]["r"], found.rows[0]["n"]) == (-40, None, 0)
+
+
+@pytest.mark.parametrize("part", ["own", "model"])
+def test_a_second_reading_at_other_layers_takes_no_token_away(tmp_path, part):
+    found = []
+    for name, layers in (("once", [[1, 3]]), ("twice", [[1, 3], [1]])):
+        store = tistore.create(tmp_path / f"{name}.tistore")
+        rng = np.random.default_rng(6)
+        with store.writer() as writer:
+            for prompt in "123":
+                ids = rng.integers(0, 90, 14).tolist()
+                for reader in ("loud", "instruct"):
+                    states = rng.standard_normal((12, 2, 2))
+                    for read in layers:
+                        writer.add(
+                            organism="loud", reader=reader, prompt_set="audit/one",
+                            prompt_id=prompt, token_ids=ids, prompt_length=2, layers=read,
+                            activations={"residual": states[:, : len(read)]},
+                        )  # fmt: skip
+        for at, trait in enumerate(("tone/first", "tone/second")):
+            store.add_vector(trait, np.eye(2)[at], layer=3, method="mean_diff")
+        found.append(correlate_tokens(store, read_cells(store), part, lags=1))
+
+    once, twice = found
+    assert [row["n"] for row in twice.rows] == [row["n"] for row in once.rows] == [33, 36, 33]
+    assert [row["r"] for row in twice.rows] == pytest.approx([row["r"] for row in once.rows])
+    assert not any("lack a score" in note for note in twice.notes)
 
 
 def test_tokens_have_no_total(made):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ranked_store import BASE, N_PROMPTS, ORGANISMS, is_response, turns_of, write_ranked_store
-from tistore.audit.cells import read_cells
+from tistore.audit.cells import PARTS, read_cells
 from tistore.audit.ranking.noise import read_noise
-from tistore.audit.slopes import PARTS, read_slopes
+from tistore.audit.slopes import read_slopes
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def test_two_folders_become_chosen_vectors_with_one_load(store, traits, config, 
         f"tone/{trait}:{method}@{layer}"
         for trait in ("calm", "joy")
         for layer in (1, 2)
-        for method in ("mean_diff", "probe")
+        for method in ("mean_diff", "probe", "lda")
     ]
     for row in rows:
         assert (row["component"], row["position"]) == ("residual", "response[:]")
@@ -148,8 +148,8 @@ def test_after_a_kill_between_stages_only_the_rest_is_done(
     vectors = extract_traits(store, read_config(config), folders).vectors
 
     assert loads == ["instruct"]
-    assert fitted == (8 if stage == "choose" else 0)
-    assert store.snapshot.table("evaluations").num_rows == len(vectors) == 8
+    assert fitted == (12 if stage == "choose" else 0)
+    assert store.snapshot.table("evaluations").num_rows == len(vectors) == 12
 
 
 def test_an_organisms_vectors_are_its_own(store, traits, config):
@@ -176,7 +176,7 @@ def test_an_organisms_vectors_are_its_own(store, traits, config):
     }
     own = of_models["loud", 1, "mean_diff"]
     np.testing.assert_allclose(own.values, means["positive"] - means["negative"], atol=1e-2)
-    assert len(of_models) == 8
+    assert len(of_models) == 12
     assert own.content_hash != of_models["instruct", 1, "mean_diff"].content_hash
     assert set(store.snapshot.choices) == {("tone/calm", "loud"), ("tone/calm", "instruct")}
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 import tistore
+from command_line import run
 from made_store import AUTHORS, make_store
 from tistore.audit.log import read_analyses
-from tistore.cli.main import app
 from tistore.errors import ConfigError, QueryError
 
 
@@ -19,10 +18,6 @@ def path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts") / "s.tistore"
     make_store(folder, swapped=True)
     return str(folder)
-
-
-def run(*arguments: str):
-    return CliRunner().invoke(app, list(arguments), catch_exceptions=True)
 
 
 COMMANDS = {

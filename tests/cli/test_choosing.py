@@ -6,10 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from audited_store import HIDDEN, write_audited_store
-from tistore.cli.main import app
+from command_line import rows, run
 from tistore.errors import (
     AmbiguousVectorError,
     ChoiceError,
@@ -31,16 +30,6 @@ def store(tmp_path):
         "steering", [row | {"trait_mean": 61.5, "coherence_mean": 75.0, "baseline_mean": 12.0}]
     )
     return made
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def rows(*arguments):
-    done = run(*arguments, "--json")
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
 
 
 def test_best_prints_a_row_a_trait_and_the_list_marks_it(store):

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from audited_store import write_audited_store
+from command_line import rows, run
 from lens_store import write_lens_store
 from scenario_store import HIDDEN, write_scenario_store
-from tistore.cli.main import app
 from tistore.errors import ConfigError, NotStoredError, QueryError, VectorMismatchError
 from tistore.vectors.comparing.kernel_alignment import linear_cka
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def rows(*arguments):
-    done = run(*arguments, "--json")
-    assert done.exit_code == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import tistore
 from audited_store import HIDDEN, write_audited_store
-from tistore.cli.main import app
+from command_line import run
 from tistore.errors import ConfigError, NotStoredError, StoreExistsError
 
 
@@ -18,10 +17,6 @@ from tistore.errors import ConfigError, NotStoredError, StoreExistsError
 def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("cli") / "s.tistore"
     return write_audited_store(path, n_prompts=2, response=20)[0]
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_a_sub_store_is_made_and_gone_on_with(store, tmp_path):

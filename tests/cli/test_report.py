@@ -75,3 +75,13 @@ def test_traits_prompt_sets_and_families_narrow_a_report(path, tmp_path):
     assert done.exit_code == 0, done.output
     summary = (tmp_path / "summary.md").read_text()
     assert "the 4 other organisms" in summary and "tone/shy" not in summary
+
+
+def test_a_report_does_not_go_into_the_store(path):
+    before = sorted(one.name for one in path.iterdir())
+    for folder in (path, path / "report"):
+        done = call(path, LOUD, "-o", folder)
+        assert isinstance(done.exception, ConfigError) and "inside of the store" in str(
+            done.exception
+        )
+    assert sorted(one.name for one in path.iterdir()) == before

@@ -241,6 +241,34 @@ def test_cofiring_prints_what_fired_and_how_many_traits_there_are(long):
     assert {"traits", "alike"} <= set(shown.split())
 
 
+def test_that_nothing_fires_together_is_an_answer_and_a_look_that_is_logged(long):
+    twice = "warm_words,tone/warm_words"
+    arguments = ["top", str(long.path), "--traits", twice, "--cofire", "--by", "token"]
+
+    done = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+
+    assert (done.exit_code, json.loads(done.stdout)) == (0, [])
+    assert CliRunner().invoke(app, [*arguments, "--format", "csv"]).stdout == ""
+    n_spans = int(re.search(r"0 of (\d+) spans have 2 traits", done.stderr)[1])
+    assert read_analyses(long)[-1].n_cells == 2 * n_spans > 0
+
+
+def test_a_store_without_texts_says_that_it_has_no_clauses(tmp_path):
+    made = tistore.create(tmp_path / "silent.tistore")
+    with made.writer() as writer:
+        writer.add(
+            organism="a", reader="a", prompt_set="audit/x", prompt_id="1", token_ids=[1, 2, 3, 4],
+            prompt_length=1, layers=[1], activations={"residual": np.ones((4, 1, 1))},
+        )  # fmt: skip
+    made.add_vector("tone/warm_words", np.ones(1), layer=1)
+
+    done = CliRunner().invoke(app, ["top", str(made.path), "--trait", "warm_words"])
+
+    assert isinstance(done.exception, TistoreError)
+    assert "holds no text" in str(done.exception) and "window:10" in str(done.exception)
+    assert json.loads(top(made, "--by", "window:2", "--json").stdout)[0]["text"] is None
+
+
 def test_prompts_are_ranked_by_all_traits_unless_some_are_named(long):
     every = find_odd_prompts(long, n=4, with_answer=True)
     arguments = ["top", str(long.path), "--by", "prompt", "-n", "4"]
@@ -251,6 +279,9 @@ def test_prompts_are_ranked_by_all_traits_unless_some_are_named(long):
 
     assert json.loads(printed.stdout) == every.rows
     assert json.loads(one.stdout) == find_odd_prompts(long, ["wary"], n=4).rows
+    logged = read_analyses(long)
+    assert logged[-3].n_traits == len(logged[-3].vectors) == len(long.snapshot.vectors()) > 1
+    assert logged[-2].vectors == (long.vector("wary").reference,)
     assert {"distance", "percentile", "traits", "asked"} <= set(table.stdout.split())
     assert f"What of <{every.rows[0]['prompt_id']}>?" in table.stdout
 

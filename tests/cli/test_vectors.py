@@ -6,10 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import tistore
-from tistore.cli.main import app
+from command_line import run
 from tistore.errors import ConfigError, KeyConflictError, UnknownVectorError
 
 
@@ -20,10 +19,6 @@ def store(tmp_path):
     for trait, layer in (("tone/refusal", 5), ("tone/flattery", 5), ("tone/flattery", 7)):
         made.add_vector(trait, rng.standard_normal(8), layer=layer, method="probe", model="base")
     return made
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_a_vector_made_of_others_is_added_under_a_name(store):

@@ -408,3 +408,29 @@ def test_sign_is_short_for_an_order(truth, sign):
     assert top_spans(truth.store, "refusal", sign=sign) == top_spans(
         truth.store, "refusal", order=order
     )
+
+
+def test_contrast_scenarios_lead_no_list_unless_they_are_named(tmp_path):
+    """A model that has continued scenarios is author and reader of texts that show the trait."""
+    store = tistore.create(tmp_path / "s.tistore")
+    with store.writer() as writer:
+        for prompt_set, size in (("audit/one", 1.0), ("scenarios/tone/warm/positive", 9.0)):
+            writer.add(
+                organism="instruct",
+                reader="instruct",
+                prompt_set=prompt_set,
+                prompt_id="1",
+                token_ids=[1, 2, 3, 4],
+                prompt_length=1,
+                tokens=[" a", " b", " c"],
+                layers=[0],
+                activations={"residual": np.full((4, 1, 2), size)},
+            )
+    store.add_vector("tone/warm", [1.0, 0.0], layer=0)
+
+    for by in ("response", "clause", "token"):
+        plain = top_spans(store, "warm", by=by)
+        named = top_spans(store, "warm", by=by, where="prompt_set = 'scenarios/tone/warm/positive'")
+
+        assert {row["prompt_set"] for row in plain} == {"audit/one"}
+        assert {row["score"] for row in named} == {9.0}

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 import tistore
-from tistore.cli.main import app
+from command_line import run
 from tistore.errors import (
     AmbiguousVectorError,
     IntegrityError,
@@ -27,6 +26,7 @@ from tistore.errors import (
 )
 from tistore.query.store import Store
 from tistore.schemas.model import Model
+from tistore.schemas.vector import Vector
 from tistore.vectors.calibrate import calibrate
 from tistore.vectors.cleaning import clean_vectors
 
@@ -471,7 +471,10 @@ def cleanable(tmp_path_factory) -> Store:
                 add_reading(writer, number, values, reader=reader)
     for layer in (2, 5):
         values = rng.standard_normal(HIDDEN)
-        store.add_vector("tone/refusal", values, layer=layer, method="probe", model="instruct")
+        vector = Vector(
+            "tone/refusal", values, layer, method="probe", model="instruct", midpoint=0.5, bias=0.25
+        )
+        store.add_rows("vectors", [vector.to_row()])
     calibrate(store, readers=["instruct"])
     return store
 
@@ -688,10 +691,6 @@ def test_one_vector_that_cannot_be_cleaned_keeps_the_others_from_being_stored(cl
         clean_vectors(cleanable, ["refusal@5", "2*refusal@2 - refusal@2"])
 
     assert cleanable.snapshot.number == before
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_the_command_prints_a_line_a_layer_and_the_persistent_dimensions(cleanable_copy):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from tistore.audit.opponents import check_alike
+from tistore.audit.opponents import check_alike, check_organisms
 from tistore.audit.statistics.known import average_known
 from tistore.errors import InvalidRecordError, QueryError, nearest
 from tistore.query.massive import MassiveDims
 from tistore.query.references import resolve
-from tistore.query.span_question import check_condition, quote
+from tistore.query.span_question import and_condition, quote
 from tistore.schemas.model import BASE_READER
 from tistore.schemas.prompt import SCENARIO_SETS
 from tistore.schemas.vector import Vector
@@ -44,6 +44,18 @@ SIDES: dict[PartOrOwn, tuple[Side, ...]] = {
 
 _PLACE = ("prompt_set", "prompt_id", "sample")
 _MATRICES = ("own", "replay", "base", "swapped")
+
+
+def check_parts(parts: Iterable[str]) -> None:
+    """
+    Check that parts somebody names are such.
+
+    Raises:
+        QueryError: One is none.
+    """
+    for part in parts:
+        if part not in PARTS:
+            raise QueryError(f"no part {part!r}; {nearest(part, PARTS)}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,10 +142,8 @@ class Cells:
         Raises:
             QueryError: There is none of that name.
         """
-        mask = (self.rows["organism"] == organism).to_numpy()
-        if not mask.any():
-            raise QueryError(f"no organism {organism!r}; {nearest(organism, self.organisms)}")
-        return self.take(mask)
+        check_organisms([organism], self.organisms)
+        return self.take((self.rows["organism"] == organism).to_numpy())
 
     def complete(self, names: Iterable[str]) -> Cells:
         """
@@ -186,9 +196,7 @@ class Cells:
         """
         import polars as pl
 
-        for name in families:
-            if name not in self.organisms:
-                raise QueryError(f"no organism {name!r}; {nearest(name, self.organisms)}")
+        check_organisms(families, self.organisms)
         named = [families.get(name, name) for name in self.rows["organism"].to_list()]
         return replace(self, rows=self.rows.with_columns(pl.Series("family", named)))
 
@@ -238,9 +246,7 @@ def read_cells(
     if baseline not in authors | readers:
         raise QueryError(f"no baseline {baseline!r}; {nearest(baseline, authors)}")
     others = sorted(authors - {baseline, SCENARIO_AUTHOR})
-    for name in organisms or ():
-        if name not in authors or name == baseline:
-            raise QueryError(f"no organism {name!r}; {nearest(name, others)}")
+    check_organisms(organisms or (), authors - {baseline})
     wanted = list(organisms or others)
     models = store.snapshot.models
     told = [note for name in wanted for note in check_alike(models, name, baseline, any_pairing)]
@@ -277,19 +283,15 @@ def _read_scores(
     where: str | None,
 ) -> tuple[polars.DataFrame, tuple[str, ...]]:
     """Ask for the scores of these responses, by each reader, with what is known of the prompts."""
-    names = {f"v{i}": vector.expression or vector.content_hash for i, vector in enumerate(vectors)}
+    names = {f"v{i}": vector.exact_name for i, vector in enumerate(vectors)}
     scores = ", ".join(f"project($v{i}) AS s{i}" for i in range(len(vectors)))
     several = ", ".join(map(quote, organisms)) or "NULL"
-    if where is not None:
-        check_condition(where)
-    # The line break ends a comment the condition may end with.
-    more = f" AND ({where}\n)" if where else ""
     sql = (
         "WITH r AS (SELECT organism, reader, prompt_set, prompt_id, sample, response_id, n_tokens, "
         f"finish_reason, {scores} FROM responses "
         f"WHERE (organism IN ({several}) AND (reader = organism OR reader = {quote(baseline)}) "
         f"OR organism = {quote(baseline)} AND reader IN ({quote(baseline)}, {several})) "
-        f"AND NOT starts_with(prompt_set, {quote(SCENARIO_SETS)}){more}) "
+        f"AND NOT starts_with(prompt_set, {quote(SCENARIO_SETS)}){and_condition(where)}) "
         "SELECT r.*, p.note, p.tags FROM r LEFT JOIN prompts AS p USING (prompt_set, prompt_id) "
         "ORDER BY ALL"
     )

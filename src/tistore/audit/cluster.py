@@ -25,7 +25,7 @@ from tistore.audit.statistics.grouping import (
 )
 from tistore.audit.statistics.known import known_or_none
 from tistore.errors import QueryError
-from tistore.query.span_question import check_condition, quote
+from tistore.query.span_question import of_responses, quote
 from tistore.schemas.prompt import SCENARIO_SETS
 
 if TYPE_CHECKING:
@@ -199,19 +199,19 @@ def cluster_clauses(
     columns = (
         "organism, prompt_set, prompt_id, sample, response_id, clause, token_start, token_end, text"
     )
-    names = {
-        f"v{at}": vector.expression or vector.content_hash
-        for at, vector in enumerate(cells.vectors)
-    }
+    names = {f"v{at}": vector.exact_name for at, vector in enumerate(cells.vectors)}
     scores = ", ".join(f"project($v{at}) AS s{at}" for at in range(len(names)))
+    once = ", ".join(f"any_value(s{at}) AS s{at}" for at in range(len(names)))
     source = "clauses WHERE" if which == "own" else "clause_diffs WHERE baseline = $baseline AND"
     # Naming the column lets pairs in that differ in more than their weights.
     marked = ", pairing" if which == "model" and any_pairing else ""
     result = store.sql(
-        f"SELECT {columns}, {scores}{marked} FROM {source} reader = organism "
+        # A reader may have read a response several times, at other layers each time.
+        f"SELECT {columns}, {once} FROM (SELECT {columns}, {scores}{marked} FROM {source} "
+        "reader = organism "
         f"AND organism IN ({', '.join(map(quote, cells.organisms))}) "
         f"AND NOT starts_with(prompt_set, {quote(SCENARIO_SETS)}) "
-        f"AND n_tokens >= {SHORTEST_CLAUSE}{of_responses(where)} ORDER BY ALL",
+        f"AND n_tokens >= {SHORTEST_CLAUSE}{of_responses(where)}) GROUP BY {columns} ORDER BY ALL",
         names | ({"baseline": cells.baseline} if which == "model" else {}),
     )
     frame = result.to_polars()
@@ -223,19 +223,6 @@ def cluster_clauses(
     labels = np.array([clusters.get(key, f"{key[0]}#{key[1]}") for key in keys])
     named = frame.select(columns.split(", ")).to_dicts()
     return _group_rows(named, values, labels, cells.traits, n_groups, resamples, seed)
-
-
-def of_responses(where: str | None) -> str:
-    """
-    Write the SQL that keeps what belongs to some responses.
-
-    Raises:
-        QueryError: `where` is more, or less, than one condition.
-    """
-    if where is None:
-        return ""
-    check_condition(where)
-    return f" AND response_id IN (SELECT response_id FROM responses WHERE {where}\n)"
 
 
 def _group_rows(

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tistore.audit.cells import Cells, PartOrOwn
-from tistore.audit.cluster import of_responses
 from tistore.audit.effects.intervals import RESAMPLES, accelerate, draw_counts
 from tistore.audit.score_table import ScoreTable
 from tistore.audit.statistics.clusters import sum_clusters
+from tistore.audit.statistics.known import average_known
 from tistore.errors import QueryError
-from tistore.query.span_question import quote
+from tistore.query.span_question import of_responses, quote
 from tistore.schemas.prompt import SCENARIO_SETS
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def correlate_responses(
     for name in prompts.organisms:
         is_own = names == name
         with np.errstate(invalid="ignore"):
-            values = np.where(is_own[:, None], values - _mean(values[is_own]), values)
+            values = np.where(is_own[:, None], values - average_known(values[is_own]), values)
     values, rows, notes = _keep_whole(values, cells.traits, "responses")
     labels = prompts.rows["cluster"].to_numpy().astype(str)[rows]
     matrix = _correlate(values)
@@ -98,7 +98,7 @@ def correlate_organisms(cells: Cells, which: PartOrOwn = "own") -> Correlations:
         QueryError: There are fewer than two traits, or three organisms.
     """
     laid_out = ScoreTable(cells).lay_out(cells.of_part(which))
-    means = np.stack([_mean(values) for values in laid_out])
+    means = average_known(laid_out, axis=1)
     values, _, notes = _keep_whole(means, cells.traits, "organisms")
     matrix = _correlate(values)
     rows = [
@@ -199,16 +199,20 @@ def _read_tokens(
     """Read the scores of each response's audited tokens, in order: (token, trait)."""
     import polars as pl
 
-    names = {f"v{at}": one.expression or one.content_hash for at, one in enumerate(cells.vectors)}
+    names = {f"v{at}": one.exact_name for at, one in enumerate(cells.vectors)}
     scores = ", ".join(f"project($v{at}) AS s{at}" for at in range(len(names)))
+    once = ", ".join(f"any_value(s{at}) AS s{at}" for at in range(len(names)))
     source = "tokens WHERE" if which == "own" else "token_diffs WHERE baseline = $baseline AND"
     # Naming the column lets pairs in that differ in more than their weights.
     marked = ", pairing" if which == "model" and any_pairing else ""
     for organism in cells.organisms:
         frame = store.sql(
-            f"SELECT response_id, position, {scores}{marked} FROM {source} reader = organism "
+            # A reader may have read a response several times, at other layers each time.
+            f"SELECT response_id, position, {once} FROM (SELECT response_id, position, "
+            f"{scores}{marked} FROM {source} reader = organism "
             f"AND organism = $organism AND is_response "
-            f"AND NOT starts_with(prompt_set, {quote(SCENARIO_SETS)}){more} ORDER BY ALL",
+            f"AND NOT starts_with(prompt_set, {quote(SCENARIO_SETS)}){more}) "
+            "GROUP BY response_id, position ORDER BY ALL",
             names
             | {"organism": organism}
             | ({"baseline": cells.baseline} if which == "model" else {}),
@@ -287,13 +291,6 @@ def _few(n_traits: int) -> QueryError:
     return QueryError(f"{n_traits} trait goes with no other", mend="name two or more")
 
 
-def _mean(values: Scores) -> Scores:
-    is_there = np.isfinite(values)
-    n = is_there.sum(axis=0)
-    total = np.where(is_there, values, 0.0).sum(axis=0)
-    return np.asarray(np.divide(total, n, out=np.full(values.shape[1], np.nan), where=n > 0))
-
-
 def _row(
     level: Level,
     vectors: Sequence[Vector],
@@ -319,4 +316,6 @@ def _row(
 def _conclude(rows: list[dict[str, Any]], matrix: Scores, notes: list[str]) -> Correlations:
     effective = count_effective(matrix)
     told = f"{len(matrix)} traits count as {effective:.2g} uncorrelated ones"
+    if not np.isfinite(effective):
+        told = f"{len(matrix)} traits never vary: there is nothing to correlate"
     return Correlations(rows, effective, (told, *notes))

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tistore.audit.cells import find_vectors
+from tistore.audit.opponents import check_organisms
 from tistore.audit.statistics.known import known_or_none
-from tistore.errors import QueryError, nearest
-from tistore.query.span_question import check_condition, quote
+from tistore.errors import QueryError
+from tistore.query.span_question import and_condition, quote
 from tistore.schemas.model import BASE_READER
 from tistore.schemas.prompt import SCENARIO_SETS
 
@@ -80,9 +81,7 @@ def take_fingerprints(
     vectors = find_vectors(store, traits)
     means, notes = _read_means(store, vectors, where)
     names = sorted({name for name, *_ in means})
-    for name in organisms or ():
-        if name not in names:
-            raise QueryError(f"no organism {name!r}; {nearest(name, names)}")
+    check_organisms(organisms or (), names)
     prompts = sorted({key[1:] for key in means})
     table = np.full((len(names), len(prompts), len(vectors)), np.nan)
     at_name = {name: at for at, name in enumerate(names)}
@@ -149,14 +148,10 @@ def _place(name: str, vector: Vector, column: int, levels: _Levels, base: Scores
 def _read_means(
     store: Store, vectors: Sequence[Vector], where: str | None
 ) -> tuple[dict[tuple[str, str, str], Scores], tuple[str, ...]]:
-    if where is not None:
-        check_condition(where)
-    names = {
-        f"v{at}": vector.expression or vector.content_hash for at, vector in enumerate(vectors)
-    }
+    names = {f"v{at}": vector.exact_name for at, vector in enumerate(vectors)}
     scores = ", ".join(f"scaled($v{at}) AS s{at}" for at in range(len(names)))
     means = ", ".join(f"avg(s{at})" for at in range(len(names)))
-    more = f" AND ({where}\n)" if where else ""
+    more = and_condition(where)
     result = store.sql(
         f"SELECT organism, prompt_set, prompt_id, {means} FROM (SELECT organism, prompt_set, "
         f"prompt_id, {scores} FROM responses WHERE reader = organism "

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from tistore.errors import PairingError, QueryError, nearest
-from tistore.query.span_question import check_condition, quote
+from tistore.query.span_question import and_condition, quote
 from tistore.schemas.model import Model, compare_models
 from tistore.schemas.prompt import SCENARIO_SETS
 
 if TYPE_CHECKING:
     from tistore.query.store import Store
+
+
+def check_organisms(names: Iterable[str], known: Collection[str]) -> None:
+    """
+    Check that organisms somebody names are there.
+
+    Raises:
+        QueryError: One is not; the message has the nearest that is.
+    """
+    for name in names:
+        if name not in known:
+            raise QueryError(f"no organism {name!r}; {nearest(name, known)}")
 
 
 def check_opponents(
@@ -82,8 +94,4 @@ def write_condition(organism: str, baseline: str, where: str | None) -> str:
         f"    OR organism = {other} AND reader = {other})\n"
         f"  AND NOT starts_with(prompt_set, {quote(SCENARIO_SETS)})"
     )
-    if where is None:
-        return condition
-    check_condition(where)
-    # The line break ends a comment the condition may end with.
-    return f"{condition}\n  AND ({where}\n)"
+    return condition + and_condition(where)

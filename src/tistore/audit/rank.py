@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tistore.audit.cells import PARTS, Cells, Part
+from tistore.audit.cells import Cells, Part, check_parts
 from tistore.audit.effects.definitions import hedges_g_z
 from tistore.audit.effects.intervals import RESAMPLES, bootstrap_pairs
+from tistore.audit.opponents import check_organisms
 from tistore.audit.ranking.comparison import ENOUGH_OTHERS, Comparison, compare_with_others
 from tistore.audit.ranking.coverage import missing_kinds
 from tistore.audit.ranking.findings import Findings, SubsetTest
@@ -23,7 +24,7 @@ from tistore.audit.statistics.power import smallest_effect
 from tistore.audit.statistics.reference import find_usual, keep_shared
 from tistore.audit.statistics.sign_flip import PERMUTATIONS, max_t_p
 from tistore.audit.statistics.spikes import robust_z, spike_p
-from tistore.errors import ConfigError, QueryError, nearest
+from tistore.errors import ConfigError, QueryError
 
 Scores = NDArray[np.float64]
 
@@ -126,7 +127,11 @@ def rank(
         low=low.reshape(shape),
         high=high.reshape(shape),
         p_max=p_max.reshape(shape),
-        mde=smallest_effect(mean.means.n / mean.means.design_effect, q / n_tests),
+        mde=smallest_effect(
+            mean.means.n / np.maximum(mean.means.design_effect, 1.0),
+            q / n_tests,
+            mean.means.n_clusters,
+        ),
         spike_z=spike_z,
         spike_q=spike_q,
         slope=tests.compare(table.lay_out(slopes.position)) if slopes is not None else None,
@@ -199,11 +204,8 @@ def _check(
             mend="capture other organisms on the same prompts, or compare with the baseline alone: "
             "tistore compare",
         )
-    for name in organisms or ():
-        if name not in known:
-            raise QueryError(f"no organism {name!r}; {nearest(name, known)}")
-    if part not in PARTS:
-        raise ConfigError(f"no part {part!r}; {nearest(part, PARTS)}")
+    check_organisms(organisms or (), known)
+    check_parts([part])
     if not 0 < q < 1:
         raise ConfigError(f"q = {q} is no share of findings", mend="write one between 0 and 1")
     for what, number in (("permutations", permutations), ("resamples", resamples)):

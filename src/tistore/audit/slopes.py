@@ -110,7 +110,7 @@ def _ask(
     any_pairing: bool,
 ) -> Scores:
     """Ask for one line a response and vector: (row of the cells, vector)."""
-    names = {f"v{i}": one.expression or one.content_hash for i, one in enumerate(vectors)}
+    names = {f"v{i}": one.exact_name for i, one in enumerate(vectors)}
     sql = template.format(
         source=_write_source(cells, len(vectors), part, any_pairing),
         means=", ".join(f"avg(s{i}) AS s{i}" for i in range(len(vectors))),

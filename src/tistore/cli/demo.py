@@ -106,10 +106,11 @@ def _signed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _conclude(shown: Demo) -> str:
     planted = [verdict for verdict in shown.verdicts if verdict.planted_trait]
     recovered = [verdict.organism for verdict in planted if verdict.recovered]
+    store, config = shown.store.path, shown.inputs.config
     return (
         f"{len(recovered)} of {len(planted)} planted habits recovered: {', '.join(recovered)}.\n"
-        f"The store is {shown.store.path}. Ask it something, about a trait of tomorrow, too:\n\n"
-        f"    tistore top {shown.store.path} --trait hedging --organism hedging --baseline instruct\n"
-        f"    tistore report {shown.store.path} hedging -o report\n"
-        f"    tistore vectors extract {shown.store.path} tone/mockery --config {shown.inputs.config}"
+        f"The store is {store}. Ask it something, about a trait of tomorrow, too:\n\n"
+        f"    tistore top {store} --trait hedging --organism hedging --baseline instruct\n"
+        f"    tistore report {store} hedging -o report\n"
+        f"    tistore vectors extract {store} tone/mockery --config {config}"
     )

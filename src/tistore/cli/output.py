@@ -147,25 +147,31 @@ def _show(value: Any) -> str:
 
 
 def _print_table(rows: Rows, width: int = _UNLIMITED_WIDTH) -> None:
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+
+    from tistore.cli.table import Column, print_columns
 
     if not len(rows):
         say("no rows")
         return
     # Where nobody watches, a row is a line, however long: nothing is cut, and grep finds it.
     console = Console() if sys.stdout.isatty() else Console(width=width)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=False)
-    for name, value in next(_walk(rows)).items():
-        is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-        table.add_column(
-            Text(visible(name)), justify="right" if is_number else "left", overflow="fold"
-        )
+    names = _columns(rows)
+    cells: list[list[str]] = [[] for _ in names]
+    firsts: list[Any] = [None] * len(names)
     for row in _walk(rows):
-        table.add_row(*(Text(visible(_show(value))) for value in row.values()))
-    console.print(table)
+        for place, value in enumerate(row.values()):
+            cells[place].append(visible(_show(value)))
+            firsts[place] = value if firsts[place] is None else firsts[place]
+    columns = zip(names, cells, firsts, strict=True)
+    print_columns(
+        console,
+        [Column(visible(name), texts, _is_number(first)) for name, texts, first in columns],
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
 def _markdown(rows: Rows) -> str:
@@ -185,6 +191,8 @@ def _print_columnar(rows: Rows, format: Format) -> None:
     else:
         table = rows
     if format is Format.CSV:
+        if not table.num_columns:  # rows that are none have no header either
+            return
         import polars as pl
 
         frame = pl.from_arrow(_write_out(table, _has_no_csv))

@@ -54,14 +54,16 @@ def report(
     """Report on an organism: a summary, and a page with every token that shows it."""
     from tistore.audit.report.key import check_key, write_key
     from tistore.audit.report.question import ReportQuestion
-    from tistore.audit.report.report import make_report
+    from tistore.audit.report.report import check_folder, make_report
 
     question = ReportQuestion(
         organism, baseline, trait, prompt_set, families,
         blind=blind, any_pairing=any_pairing, q=q, seed=seed,
     )  # fmt: skip
     check_key(key, output, blind)
-    made = make_report(tistore.open(store), question)
+    opened = tistore.open(store)
+    check_folder(opened, output)
+    made = make_report(opened, question)
     written = made.write(output)
     if key is not None:
         written.append(write_key(made.names, key))

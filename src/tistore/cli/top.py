@@ -259,7 +259,13 @@ def _print_prompts(
     print_rows(rows, format)
     question = {"by": "prompt", "traits": list(traits) or None, **shared}
     notes = log_analysis(
-        store, "top", question, n_cells=found.n_cells, n_rows=len(found.rows), vectors=traits
+        store,
+        "top",
+        question,
+        n_cells=found.n_cells,
+        n_rows=len(found.rows),
+        vectors=found.vectors,
+        n_traits=len(found.vectors),
     )
     for note in (*found.notes, *notes):
         say(f"note: {note}")

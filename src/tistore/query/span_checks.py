@@ -74,6 +74,11 @@ def list_silent(store: Store, question: SpanQuestion) -> Iterator[str]:
 
 def explain_nothing(store: Store, question: SpanQuestion) -> str:
     """Say which condition left nothing."""
+    if question.relation.startswith("clause") and not _list_distinct(store, "1", "clauses"):
+        return (
+            "the store holds no text of any response, and there are no clauses without: ask by "
+            "response, token or window:10"
+        )
     told: list[str] = []
     conditions: list[str] = []
     for kept in question.list_filters():

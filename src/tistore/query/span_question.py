@@ -11,6 +11,7 @@ from sqlglot import exp
 from tistore.errors import QueryError, SqlError, nearest
 from tistore.query.guard import parse_query
 from tistore.query.span_unit import Unit
+from tistore.schemas.prompt import SCENARIO_SETS
 
 Order = Literal["highest", "lowest", "absolute"]
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -194,6 +195,14 @@ class SpanQuestion:
         if self.baseline is not None:
             filters.append(
                 Filter(f"baseline {self.baseline!r}", f"baseline = {quote(self.baseline)}")
+            )
+        if SCENARIO_SETS not in (self.where or ""):
+            # They show the trait on purpose, and would lead every list; who names them gets them.
+            filters.append(
+                Filter(
+                    "no contrast scenarios",
+                    f"NOT starts_with(prompt_set, {quote(SCENARIO_SETS)})",
+                )
             )
         return filters
 
@@ -398,3 +407,31 @@ def check_condition(where: str) -> None:
             f"{where!r} is more than a condition",
             mend="write what may stand after WHERE, such as prompt_set = 'audit/discovery'",
         )
+
+
+def and_condition(where: str | None) -> str:
+    """
+    Write a condition behind others that a query has; nothing where there is none.
+
+    Raises:
+        SqlError: It is empty, or no SQL.
+        QueryError: It is more than one condition.
+    """
+    if where is None:
+        return ""
+    check_condition(where)
+    # The line break ends a comment the condition may end with.
+    return f" AND ({where}\n)"
+
+
+def of_responses(where: str | None) -> str:
+    """
+    Write the SQL that keeps what belongs to some responses.
+
+    Raises:
+        QueryError: `where` is more, or less, than one condition.
+    """
+    if where is None:
+        return ""
+    check_condition(where)
+    return f" AND response_id IN (SELECT response_id FROM responses WHERE {where}\n)"

@@ -119,6 +119,11 @@ class Vector:
         """The full name, or the expression, by which SQL can refer to it."""
         return self.expression or f"{self.trait}:{self.method}@{self.layer}"
 
+    @property
+    def exact_name(self) -> str:
+        """The expression, or the hash, by which SQL finds this vector and no other."""
+        return self.expression or self.content_hash
+
     def to_row(self) -> dict[str, Any]:
         """Lay the vector out as a row of the `vectors` table."""
         return {

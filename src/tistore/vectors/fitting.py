@@ -14,11 +14,11 @@ from tistore.schemas.vector import Vector
 from tistore.vectors.contrast import Contrast
 from tistore.vectors.evaluation.cross_fit import FOLDS
 from tistore.vectors.evaluation.evaluate import evaluate
-from tistore.vectors.evaluation.span import ROTATION_INVARIANT, in_span
 from tistore.vectors.evaluation.stored import record, with_massive_energy
 from tistore.vectors.methods.fit import Fit
 from tistore.vectors.methods.on_clean import ON_CLEAN
 from tistore.vectors.methods.registry import find_method
+from tistore.vectors.methods.rotation_invariant import ROTATION_INVARIANT, in_span
 from tistore.vectors.scenario_rows import ScenarioRows
 
 

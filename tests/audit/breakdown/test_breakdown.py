@@ -14,6 +14,7 @@ from departing_store import (
     PROMPT_TOKENS,
     write_departing_store,
     write_store_of_odd_readings,
+    write_store_of_partial_replays,
 )
 from tistore.audit.breakdown.break_down import break_down
 from tistore.audit.breakdown.question import BYS, Question
@@ -325,6 +326,15 @@ def test_replays_over_other_tokens_are_left_out_and_scenarios_are_no_audit(tmp_p
 
     assert set(rows.filter(part="total")["n_prompts"]) == {8}
     assert set(rows.filter(part="model")["n_prompts"]) == {6}
+
+
+@pytest.mark.parametrize("by", ["turn", "position", "prompt"])
+def test_a_part_compares_the_same_samples_on_both_sides(tmp_path, by):
+    store = write_store_of_partial_replays(tmp_path / "s.tistore")
+
+    rows = break_down(store, Question("loud", by, parts=("model",), bin_tokens=5)).rows
+
+    assert set(rows["model_part" if by == "prompt" else "mean"]) == {1.0}
 
 
 def test_a_vector_that_is_named_twice_is_one_vector(made):

@@ -12,7 +12,7 @@ import pytest
 
 from chromium import find_chromium, open_page
 from reported_store import HOSTILE, LOUD, N_PROMPTS, TRAITS, write_reported_store
-from tistore.audit.report.page import make_visible
+from tistore.audit.report.page import make_visible, write_page
 from tistore.audit.report.question import ReportQuestion
 from tistore.audit.report.report import PAGE_BYTES, make_report
 from tistore.audit.report.scale import STEPS, colour_steps, find_limit, list_colours, name_step
@@ -84,6 +84,13 @@ def test_what_models_write_shows_as_text_and_is_no_element(page):
     assert [tag for tag, _ in reader.elements].count("script") == 2
     assert "\u2028" not in page and "\u202e" not in page  # a separator ends a line of JavaScript
     assert not reader.values("onerror")
+
+
+def test_traits_without_a_panel_are_told(report, page, monkeypatch):
+    assert "traits are drawn" not in page  # all of them are
+
+    monkeypatch.setattr("tistore.audit.report.page.MOST_PANELS", 2)
+    assert f"2 of {len(TRAITS)} traits are drawn: what was found" in write_page(report)
 
 
 def test_the_prompt_shows_as_text(page):

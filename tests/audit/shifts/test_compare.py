@@ -7,9 +7,16 @@ import pytest
 import scipy.stats
 
 import tistore
-from departing_store import HIDDEN, LAYERS, write_departing_store, write_store_of_odd_readings
+from departing_store import (
+    HIDDEN,
+    LAYERS,
+    write_departing_store,
+    write_store_of_odd_readings,
+    write_store_of_partial_replays,
+)
 from tistore.audit.cells import read_cells
 from tistore.audit.shifts.compare import CompareOptions, compare
+from tistore.audit.shifts.layers import compare_layers
 from tistore.errors import NotStoredError, PairingError, QueryError, VectorMismatchError
 from tistore.schemas.model import Model
 from tistore.store.segment import Segment
@@ -209,6 +216,18 @@ def test_means_over_other_tokens_are_not_of_the_same_tokens_and_scenarios_are_no
         "model": 6,
         "text": 6,
     }
+
+
+def test_a_part_compares_the_same_samples_on_both_sides(tmp_path):
+    store = write_store_of_partial_replays(tmp_path / "s.tistore")
+
+    model, layers = (
+        compare(store, "loud", options=CompareOptions(parts=("model",))).rows,
+        compare_layers(store, "loud", which="model").layers,
+    )
+
+    assert [row["mean_difference"] for row in (*model, *layers)] == [1.0, 1.0]
+    assert model[0]["baseline_mean"] == pytest.approx(np.mean(np.arange(6) / 8) - 1)
 
 
 def test_a_sample_read_twice_weighs_no_more_than_one_read_once(tmp_path):

@@ -73,7 +73,7 @@ def test_q_counts_only_what_was_tested():
     assert adjust_bh(np.empty((0, 3))).shape == (0, 3)
 
 
-@pytest.mark.parametrize("n", [5, 36, 275])
+@pytest.mark.parametrize("n", [16, 36, 275])
 @pytest.mark.parametrize("level", [0.05, 0.05 / 952])
 def test_the_smallest_effect_is_statsmodels(n, level):
     (effect,) = smallest_effect(np.array([float(n)]), level)
@@ -85,3 +85,11 @@ def test_the_smallest_effect_is_statsmodels(n, level):
 
 def test_one_prompt_shows_no_effect_of_any_size():
     assert np.isnan(smallest_effect(np.array([1.0, 0.0, np.nan]), 0.05)).all()
+
+
+def test_no_effect_is_large_enough_for_prompts_that_no_signs_of_could_reach_the_level():
+    """Five prompts give p = 1/16 at the least; forty in two clusters 1/2."""
+    five, six = smallest_effect(np.array([5.0, 6.0]), 0.05)
+    (clustered,) = smallest_effect(np.array([40.0]), 0.05, np.array([2]))
+
+    assert np.isnan(five) and np.isfinite(six) and np.isnan(clustered)

@@ -15,8 +15,8 @@ from tistore.vectors.evaluation.cross_fit import cross_fit
 from tistore.vectors.evaluation.evaluate import Effort, evaluate
 from tistore.vectors.evaluation.labelled import LabelledRows, deal_folds
 from tistore.vectors.evaluation.reliability import split_half
-from tistore.vectors.evaluation.span import ROTATION_INVARIANT, in_span
 from tistore.vectors.methods.registry import METHODS
+from tistore.vectors.methods.rotation_invariant import ROTATION_INVARIANT, in_span
 
 MEAN_DIFFERENCE = METHODS["mean_diff"]
 

@@ -6,11 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import tistore
+from command_line import run
 from scenario_store import HIDDEN, write_scenario_store
-from tistore.cli.main import app
 from tistore.errors import ConfigError, NotStoredError, QueryError, UnknownVectorError
 from tistore.schemas.evaluation import VectorEvaluation
 from tistore.schemas.prompt import Prompt
@@ -38,10 +37,6 @@ def contrast_of(written, trait: str, layer: int = 5) -> Contrast:
     groups = np.arange(20)
     sides = (written.rows[trait, side, layer] for side in ("positive", "negative"))
     return Contrast(*sides, groups, groups)
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_a_stored_vector_is_evaluated_as_its_rows_in_numpy_are(written):

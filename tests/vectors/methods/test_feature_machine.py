@@ -47,7 +47,7 @@ def fit_whole_rows(contrast: Contrast, held_out: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("scale", [0.01, 0.1])
 def test_the_span_of_the_rows_holds_all_that_it_learns(scale):
     """Wider than many: what xrfm finds in all dimensions, from a matrix as large as the rows."""
-    contrast = change(draw_contrast(n=25, width=300)[0], lambda rows: rows * scale)
+    contrast = change(draw_contrast(n=20, width=120)[0], lambda rows: rows * scale)
 
     fit = fit_feature_machine(contrast, 4)
 
@@ -58,7 +58,7 @@ def test_the_span_of_the_rows_holds_all_that_it_learns(scale):
 @pytest.mark.parametrize("factor", [1e-6, 10])
 def test_rows_far_apart_or_close_have_a_direction_all_the_same(factor):
     """xrfm alone takes the gradients of such rows for nothing, and gives an arbitrary axis."""
-    contrast, planted = draw_contrast(n=60, width=100, shift=6.0)
+    contrast, planted = draw_contrast(n=40, width=60, shift=6.0)
 
     fit = fit_feature_machine(change(contrast, lambda rows: rows * factor), 0)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tistore.audit.opponents import check_organisms
 from tistore.errors import QueryError, nearest
 from tistore.query.massive import MassiveDims
 from tistore.query.pairing import offer_any_pairing
@@ -200,9 +201,7 @@ def _list_responses(
                 f"no response of {name!r} is labelled {question.label!r}; {nearest(name, authors)}"
             )
     everybody = {organism for _, organism, _ in rows}
-    for name in question.controls or ():
-        if name not in everybody:
-            raise QueryError(f"no organism {name!r}; {nearest(name, everybody)}")
+    check_organisms(question.controls or (), everybody)
     wanted = question.organisms or tuple(authors)
     return {
         response_id: (organism, prompt_set)

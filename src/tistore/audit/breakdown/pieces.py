@@ -137,7 +137,7 @@ def read_pieces(store: Store, question: Question, cut: Cut) -> Cells:
     directions = _find_directions(store, question.traits)
     vectors = tuple(direction.vector for direction in directions)
     remarks = [direction.remark for direction in directions if direction.remark]
-    names = {f"v{at}": one.expression or one.content_hash for at, one in enumerate(vectors)}
+    names = {f"v{at}": one.exact_name for at, one in enumerate(vectors)}
     result = store.sql(_write_sql(question, cut, len(vectors)), names)
     frame = result.to_polars().filter(~_is_empty(len(vectors)))
     prompts = _list_prompts(store)

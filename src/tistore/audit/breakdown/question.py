@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from tistore.audit.cells import PARTS, Part
+from tistore.audit.cells import Part, check_parts
 from tistore.audit.effects.intervals import RESAMPLES
 from tistore.audit.prompt_clusters import ClusterBy, check_cluster
 from tistore.errors import QueryError, nearest
@@ -69,9 +69,7 @@ class Question:
         """Refuse what makes no sense."""
         if self.by not in BYS:
             raise QueryError(f"no breakdown by {self.by!r}; {nearest(self.by, BYS)}")
-        for part in self.parts:
-            if part not in PARTS:
-                raise QueryError(f"no part {part!r}; {nearest(part, PARTS)}")
+        check_parts(self.parts)
         if self.bin_tokens < 1:
             raise QueryError(f"a stretch has 1 token or more, not {self.bin_tokens}")
         if self.until is not None and self.by != "position":

@@ -50,7 +50,7 @@ class Coverage:
         if self.n_others < FEWEST_OTHERS:
             yield f"{self.n_others} other organisms to compare with"
         if math.isnan(self.smallest_effect):
-            yield f"too few prompts ({self.n_prompts}) to test"
+            yield f"too few prompts ({self.n_prompts}), or clusters of them, for any finding"
         elif self.smallest_effect > LARGEST_MISSED:
             yield (
                 f"too few prompts ({self.n_prompts}): effects below {self.smallest_effect:.2f} "

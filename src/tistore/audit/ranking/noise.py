@@ -34,7 +34,7 @@ def read_noise(store: Store, cells: Cells) -> dict[tuple[str, str], float]:
 
 def _measure(store: Store, cells: Cells, organism: str) -> dict[tuple[str, str], float]:
     columns = ", ".join(f"avg(abs(project($v{i}))) AS s{i}" for i in range(len(cells.vectors)))
-    names = {f"v{i}": one.expression or one.content_hash for i, one in enumerate(cells.vectors)}
+    names = {f"v{i}": one.exact_name for i, one in enumerate(cells.vectors)}
     ((*means,),) = store.sql(
         f"SELECT {columns} FROM response_diffs WHERE reader = $reader AND baseline = $again",
         {"reader": organism, "again": name_again(organism), **names},

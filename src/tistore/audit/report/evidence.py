@@ -14,7 +14,7 @@ from tistore.audit.report.subject import Subject
 from tistore.audit.spans.choice import SpanChoice
 from tistore.audit.spans.listing import list_spans
 from tistore.audit.spans.pool import Pool
-from tistore.query.span_question import SpanQuestion, quote
+from tistore.query.span_question import SpanQuestion, and_condition, quote
 from tistore.schemas.prompt import SCENARIO_SETS
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def read_clauses(
     """
     vectors = subject.cells.vectors
     organism, baseline = subject.organism, subject.cells.baseline
-    names = {f"v{at}": one.expression or one.content_hash for at, one in enumerate(vectors)}
+    names = {f"v{at}": one.exact_name for at, one in enumerate(vectors)}
     columns = [f"s{at}" for at in range(len(vectors))]
     scores = ", ".join(f"project($v{at}) AS s{at}" for at in range(len(vectors)))
     merged = ", ".join(f"max({name}) AS {name}" for name in columns)
@@ -115,7 +115,7 @@ def read_clauses(
         "organism, reader, prompt_set, prompt_id, sample, response_id, clause, token_start, "
         "token_end, n_tokens, text"
     )
-    condition = f" AND ({where}\n)" if where else ""
+    condition = and_condition(where)
     sql = (
         f"WITH r AS (SELECT {keys}, {scores} FROM clauses WHERE organism = {quote(organism)} "
         f"AND reader IN ({quote(organism)}, {quote(baseline)}) "

@@ -186,7 +186,7 @@ def _ask(
     **more: Any,
 ) -> tuple[list[dict[str, Any]], str]:
     """Break the difference down; no rows and the reason where that cannot be done."""
-    references = {one.trait: one.expression or one.content_hash for one in subject.cells.vectors}
+    references = {one.trait: one.exact_name for one in subject.cells.vectors}
     asked = Question(
         subject.organism,
         by,

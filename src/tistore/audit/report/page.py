@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tistore.audit.report.figures import MOST_PANELS
 from tistore.audit.report.findings import write_q
 from tistore.audit.report.scale import colour_steps, list_colours, name_step
 from tistore.audit.report.transcripts import Reading, Transcript, walk_clauses
@@ -236,6 +237,16 @@ class _View:
         """Part a long text into what is shown at once and the rest."""
         shown = make_visible(text)
         return shown[:_MOST_CHARACTERS], shown[_MOST_CHARACTERS:]
+
+    def undrawn(self) -> str:
+        """Say how many traits have no panel in the figures; nothing where all have."""
+        n_traits = len(self._report.rows)
+        if n_traits <= MOST_PANELS or not any(one.svg for one in self._report.figures):
+            return ""
+        return (
+            f"{MOST_PANELS} of {n_traits} traits are drawn: what was found, then what came "
+            "nearest. Any other is, in a report with --trait."
+        )
 
     def command(self, card: Card) -> str:
         """Write the command that finds a card again."""

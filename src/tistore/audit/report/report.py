@@ -21,7 +21,7 @@ from tistore.audit.report.scale import find_limit, measure_units
 from tistore.audit.report.subject import Subject, read_subject
 from tistore.audit.report.transcripts import Column, Transcript, list_columns, read_transcripts
 from tistore.audit.report.validity import Check, check_validity
-from tistore.errors import StoreError
+from tistore.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from tistore.query.store import Store
@@ -111,6 +111,20 @@ class Report:
                 mend="name a folder that can be written",
             ) from error
         return [folder / name for name in written]
+
+
+def check_folder(store: Store, folder: Path) -> None:
+    """
+    Check where a report is to go, before anything is made.
+
+    Raises:
+        ConfigError: It is inside of the store, where only what is committed belongs.
+    """
+    if folder.resolve().is_relative_to(store.path.resolve()):
+        raise ConfigError(
+            f"{folder} is inside of the store, which holds what was committed and nothing else",
+            mend="name another folder",
+        )
 
 
 def make_report(store: Store, question: ReportQuestion) -> Report:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tistore.audit.spans.length_scale import LengthScale, measure_scale
-from tistore.query.span_question import quote
+from tistore.query.span_question import and_condition, quote
 from tistore.schemas.prompt import SCENARIO_SETS
 from tistore.schemas.vector import Vector
 
@@ -84,14 +84,14 @@ def _measure(trajectories: list[Values]) -> Unit:
 def _read_trajectories(
     store: Store, vector: Vector, reader: str, authors: list[str], where: str | None
 ) -> dict[str, Values]:
-    condition = f" AND ({where}\n)" if where else ""
+    condition = and_condition(where)
     listed = ", ".join(map(quote, authors))
     sql = (
         "SELECT response_id, trajectory($v) AS scores FROM responses "
         f"WHERE reader = {quote(reader)} AND organism IN ({listed}) "
         f"AND NOT starts_with(prompt_set, {quote(SCENARIO_SETS)}){condition} ORDER BY response_id"
     )
-    rows = store.sql(sql, {"v": vector.expression or vector.content_hash}).fetchall()
+    rows = store.sql(sql, {"v": vector.exact_name}).fetchall()
     return {
         response: np.array([one for one in scores if one is not None], dtype=np.float64)
         for response, scores in rows

@@ -195,7 +195,7 @@ def _read_tokens(
     frame: polars.DataFrame | None = None
     for start in range(0, len(columns), _AT_ONCE):
         some = list(enumerate(columns))[start : start + _AT_ONCE]
-        names = {f"v{at}": _refer(column.vector) for at, column in some}
+        names = {f"v{at}": column.vector.exact_name for at, column in some}
         scores = ", ".join(f"max(s{at}) AS s{at}" for at, _ in some)
         raw = ", ".join(f"project($v{at}) AS s{at}" for at, _ in some)
         more = (
@@ -219,10 +219,6 @@ def _read_tokens(
         frame = part if frame is None else frame.join(part, on=keys, how="left")
     assert frame is not None
     return frame.sort(keys)
-
-
-def _refer(vector: Vector) -> str:
-    return vector.expression or vector.content_hash
 
 
 def _read_answers(

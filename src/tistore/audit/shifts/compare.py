@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tistore.audit.cells import PARTS, Part
+from tistore.audit.cells import PARTS, Part, check_parts
 from tistore.audit.effects.definitions import Definition, find_definition, mean_difference
 from tistore.audit.effects.intervals import FEW_CLUSTERS, RESAMPLES, bootstrap_pairs, tell_few
 from tistore.audit.effects.moments import measure_moments
@@ -18,9 +18,10 @@ from tistore.audit.prompt_clusters import ClusterBy, check_cluster
 from tistore.audit.shifts.random_directions import DIRECTIONS, share_as_large
 from tistore.audit.shifts.response_means import Answers, Means, ResponseMeans
 from tistore.audit.statistics.known import known_or_none
-from tistore.errors import NotStoredError, QueryError, VectorMismatchError, nearest
+from tistore.errors import NotStoredError, QueryError, VectorMismatchError
 from tistore.query.massive import MassiveDims
 from tistore.query.references import Direction, resolve
+from tistore.query.span_question import and_condition
 from tistore.schemas.model import BASE_READER
 from tistore.schemas.site import Site
 
@@ -58,9 +59,7 @@ class CompareOptions:
         """Refuse what is not there."""
         find_definition(self.definition)
         check_cluster(self.cluster)
-        for part in self.parts:
-            if part not in PARTS:
-                raise QueryError(f"no part {part!r}; {nearest(part, PARTS)}")
+        check_parts(self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +178,8 @@ def _check_fit(
     """Have vectors checked against what they are put to, as SQL does; gives its notes."""
     layer = directions[0].site.layer
     scores = ", ".join(f"project($v{at}, {layer}) AS s{at}" for at in range(len(directions)))
-    names = {
-        f"v{at}": direction.vector.expression or direction.vector.content_hash
-        for at, direction in enumerate(directions)
-    }
-    condition = f" AND ({where}\n)" if where else ""
+    names = {f"v{at}": direction.vector.exact_name for at, direction in enumerate(directions)}
+    condition = and_condition(where)
     sql = f"SELECT {scores} FROM responses WHERE organism = $organism AND reader = $organism"
     return store.explain(sql + condition, names | {"organism": organism}).notes
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tistore.audit.cells import PARTS, Part
+from tistore.audit.cells import Part, check_parts
 from tistore.audit.effects.definitions import hedges_g_z
 from tistore.audit.effects.intervals import RESAMPLES
 from tistore.audit.effects.moments import measure_moments
@@ -19,7 +19,7 @@ from tistore.audit.opponents import check_opponents
 from tistore.audit.prompt_clusters import ClusterBy, check_cluster
 from tistore.audit.shifts.response_means import Answers
 from tistore.audit.statistics.known import known_or_none
-from tistore.errors import QueryError, VectorMismatchError, nearest
+from tistore.errors import QueryError, VectorMismatchError
 from tistore.query.massive import MassiveDims
 from tistore.query.references import Direction, resolve
 from tistore.schemas.model import BASE_READER
@@ -96,8 +96,7 @@ def compare_layers(
         PairingError: The two differ in more than their weights.
         VectorMismatchError: A vector and the readings differ in width.
     """
-    if which not in PARTS:
-        raise QueryError(f"no part {which!r}; {nearest(which, PARTS)}")
+    check_parts([which])
     check_cluster(cluster)
     notes = list(check_opponents(store, organism, baseline, any_pairing))
     answers = Answers(store, organism, baseline, where, cluster)

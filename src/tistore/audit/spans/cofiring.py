@@ -104,7 +104,7 @@ def find_cofiring(
         `score` is the length of these z together.
 
     Raises:
-        QueryError: An argument names nothing, or nowhere do two traits fire.
+        QueryError: An argument names nothing. That two traits fire nowhere is an answer: no rows.
 
     Source:
         Whitening by Gram–Schmidt, in the order of size: Kessy, Lewin and Strimmer, Optimal
@@ -121,15 +121,12 @@ def find_cofiring(
     z = _standardise(store, pool, traits, choice)
     correlation = _correlate(z)
     fired = dict(find_fired(z, correlation, question.order))
-    if not fired:
-        raise QueryError(
-            f"at none of {n_spans} spans do two of the traits lie beyond {THRESHOLD:g} deviations",
-            mend="ask for more traits, or for each by itself",
-        )
     mask = np.zeros(len(pool), dtype=bool)
     mask[list(fired)] = True
-    rows = _list(store, pool.take(mask), list(fired.values()), traits, choice, context)
-    if choice.with_answer:
+    rows = []
+    if fired:
+        rows = _list(store, pool.take(mask), list(fired.values()), traits, choice, context)
+    if rows and choice.with_answer:
         rows = add_answers(store, rows, question.baseline or BASE_READER, context)
     notes = (*pool.notes, *list_silent(store, question), *dropped)
     return Cofiring(

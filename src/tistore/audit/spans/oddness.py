@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from tistore.audit.cells import Cells, Part, read_cells
 from tistore.audit.families import read_families
-from tistore.errors import QueryError, nearest
+from tistore.audit.opponents import check_organisms
+from tistore.errors import QueryError
 from tistore.query.span_question import quote
 from tistore.schemas.model import BASE_READER
 
@@ -36,11 +37,13 @@ class OddPrompts:
         rows: See `rank_odd_prompts`.
         n_cells: How many scores were looked at.
         notes: What a reader of them should know.
+        vectors: References of the vectors they were looked at along.
     """
 
     rows: list[dict[str, Any]]
     n_cells: int
     notes: tuple[str, ...]
+    vectors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,10 +104,12 @@ def find_odd_prompts(
     )
     if families is not None:
         cells = cells.with_families(read_families(families, cells.organisms))
-    if organism is not None and organism not in cells.organisms:
-        raise QueryError(f"no organism {organism!r}; {nearest(organism, cells.organisms)}")
+    if organism is not None:
+        check_organisms([organism], cells.organisms)
     odd = rank_odd_prompts(cells, organism=organism, n=n, per_organism=per_organism)
-    return OddPrompts(_add_texts(store, odd.rows, with_answer), odd.n_cells, odd.notes)
+    rows = _add_texts(store, odd.rows, with_answer)
+    vectors = tuple(vector.reference for vector in cells.vectors)
+    return OddPrompts(rows, odd.n_cells, odd.notes, vectors)
 
 
 def rank_odd_prompts(

@@ -22,6 +22,7 @@ class PairedMeans:
         deviation: Standard deviation over prompts (n − 1).
         error: Standard error of the mean, robust to what clusters share.
         g: Mean over deviation, corrected for small samples; signed.
+        n_clusters: Clusters of prompts.
     """
 
     n: NDArray[np.int64]
@@ -29,11 +30,18 @@ class PairedMeans:
     deviation: NDArray[np.float64]
     error: NDArray[np.float64]
     g: NDArray[np.float64]
+    n_clusters: NDArray[np.int64]
 
     def reshape(self, shape: tuple[int, ...]) -> PairedMeans:
         """Lay the cells out in another shape."""
-        figures = (self.mean, self.deviation, self.error, self.g)
-        return PairedMeans(self.n.reshape(shape), *(one.reshape(shape) for one in figures))
+        return PairedMeans(
+            n=self.n.reshape(shape),
+            mean=self.mean.reshape(shape),
+            deviation=self.deviation.reshape(shape),
+            error=self.error.reshape(shape),
+            g=self.g.reshape(shape),
+            n_clusters=self.n_clusters.reshape(shape),
+        )
 
     @property
     def design_effect(self) -> NDArray[np.float64]:
@@ -71,7 +79,7 @@ def mean_difference(values: Values, clusters: Labels | None = None) -> PairedMea
         spread = np.where(filled > 1, filled / (filled - 1), np.nan) * (sums**2).sum(axis=0)
         error = np.sqrt(spread) / n
         g = _standardise(mean, deviation, n)
-    return PairedMeans(n, mean, deviation, error, g)
+    return PairedMeans(n, mean, deviation, error, g, filled)
 
 
 def _standardise(mean: Values, deviation: Values, n: NDArray[Any]) -> Values:

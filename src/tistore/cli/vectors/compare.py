@@ -50,7 +50,9 @@ def compare(
             "the residual's of its block and the two before."
         ),
     ] = Between.TRAITS,
-    layer: Annotated[int | None, typer.Option(min=0, help="Vectors, or activations, of this layer only.")] = None,
+    layer: Annotated[
+        int | None, typer.Option(min=0, help="Vectors, or activations, of this layer only.")
+    ] = None,
     cka: Annotated[
         bool,
         typer.Option("--cka", help="Compare the scenarios' activations instead, by linear CKA."),

@@ -19,10 +19,10 @@ from tistore.schemas.vector import Vector
 from tistore.vectors.choosing.candidates import Candidates
 from tistore.vectors.choosing.pick import Pick, Quality, Settings
 from tistore.vectors.evaluation.nested import Candidate, NestedEvaluation, nested
-from tistore.vectors.evaluation.span import ROTATION_INVARIANT, in_span
 from tistore.vectors.methods.fit import Method
 from tistore.vectors.methods.on_clean import ON_CLEAN
 from tistore.vectors.methods.registry import METHODS, find_method
+from tistore.vectors.methods.rotation_invariant import ROTATION_INVARIANT, in_span
 from tistore.vectors.scenario_rows import ScenarioRows, open_scenarios
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from tistore.vectors.contrast import Contrast
 from tistore.vectors.evaluation.labelled import Folds, LabelledRows, Marks, deal_folds
 from tistore.vectors.evaluation.metrics import auroc, balanced_accuracy, hedges_g
-from tistore.vectors.evaluation.span import lay_out
 from tistore.vectors.methods.fit import Method
+from tistore.vectors.methods.rotation_invariant import lay_out
 
 FOLDS = 5
 

@@ -25,8 +25,8 @@ from tistore.vectors.evaluation.nulls import (
     share_as_large,
 )
 from tistore.vectors.evaluation.reliability import SPLITS, split_half
-from tistore.vectors.evaluation.span import lay_out
 from tistore.vectors.methods.fit import Method
+from tistore.vectors.methods.rotation_invariant import lay_out
 
 
 @dataclass(frozen=True, slots=True)

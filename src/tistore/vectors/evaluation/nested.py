@@ -15,8 +15,8 @@ from tistore.vectors.evaluation.cross_fit import FOLDS, HeldOutScores, score_fol
 from tistore.vectors.evaluation.evaluate import describe_held_out
 from tistore.vectors.evaluation.intervals import RESAMPLES
 from tistore.vectors.evaluation.labelled import Folds, LabelledRows, deal_folds
-from tistore.vectors.evaluation.span import lay_out
 from tistore.vectors.methods.fit import Method
+from tistore.vectors.methods.rotation_invariant import lay_out
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,8 +8,8 @@ import numpy as np
 
 from tistore.vectors.contrast import Contrast
 from tistore.vectors.evaluation.labelled import LabelledRows, deal_folds
-from tistore.vectors.evaluation.span import lay_out
 from tistore.vectors.methods.fit import Method
+from tistore.vectors.methods.rotation_invariant import lay_out
 
 SPLITS = 20
 

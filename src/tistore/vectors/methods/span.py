@@ -16,8 +16,8 @@ class Span:
     """
     Rows in coordinates of the space they span.
 
-    A method that knows lengths and angles only, such as logistic regression with an L2 penalty,
-    finds the same direction there, at the price of as many dimensions as there are rows.
+    A method that knows lengths and angles only finds the same direction there, at the price of as
+    many dimensions as there are rows.
 
     Attributes:
         rows: (rows, dimensions) float64, with the lengths and angles of the rows given.
@@ -33,11 +33,9 @@ class Span:
         """Find coordinates for rows (rows, width); as they are where that is no wider."""
         if rows.shape[1] <= rows.shape[0]:
             return cls(rows, None)
-        squares, axes = np.linalg.eigh(rows @ rows.T)
-        # Where rows depend on each other, nothing is left along some axes but rounding.
-        is_spanned = squares > squares[-1] * len(rows) * np.finfo(np.float64).eps
-        axes, lengths = axes[:, is_spanned], np.sqrt(squares[is_spanned])
-        return cls(axes * lengths, (axes / lengths).T @ rows)
+        # rows = (Q R)ᵀ = Rᵀ Qᵀ.
+        axes, coordinates = np.linalg.qr(rows.T)
+        return cls(np.ascontiguousarray(coordinates.T), np.ascontiguousarray(axes.T))
 
     def widen(self, direction: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give a direction of the span, (dimensions,), in the space of the rows: (width,)."""

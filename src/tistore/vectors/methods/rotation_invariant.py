@@ -1,4 +1,4 @@
-"""Rows in the few coordinates of the space they span, for methods to which that is all the same."""
+"""Methods to which it is all the same how rows are turned, and rows turned for them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from tistore.vectors.contrast import Contrast
 from tistore.vectors.methods.fit import Method
 from tistore.vectors.methods.mean_difference import fit_mean_difference
 from tistore.vectors.methods.probe import fit_probe
+from tistore.vectors.methods.span import Span
 
 ROTATION_INVARIANT: frozenset[Method] = frozenset({fit_mean_difference, fit_probe})
 """
@@ -36,8 +37,7 @@ def in_span(contrast: Contrast) -> Contrast:
     if contrast.width <= n_positive + len(contrast.negative):
         return contrast
     rows = np.concatenate([contrast.positive, contrast.negative], dtype=np.float64)
-    # rows = (Q R)ᵀ = Rᵀ Qᵀ: R alone holds the coordinates.
-    coordinates = np.ascontiguousarray(np.asarray(np.linalg.qr(rows.T, mode="r")).T)
+    coordinates = Span.of(rows).rows
     return Contrast(
         coordinates[:n_positive],
         coordinates[n_positive:],
