@@ -68,7 +68,7 @@ def test_effects_are_laid_out_by_organism_and_trait():
 
 
 @pytest.mark.slow
-def test_every_planted_habit_is_recovered(tmp_path):
+def test_every_planted_habit_is_recovered(tmp_path, monkeypatch):
     """The real thing: trained (unless it is in the user's cache), captured, asked."""
     path = tmp_path / "demo.tistore"
     command = [sys.executable, "-m", "tistore.cli.main", "demo", str(path), "--json"]
@@ -101,6 +101,7 @@ def test_every_planted_habit_is_recovered(tmp_path):
     for found in evaluate_vectors(store, planted, effort=effort).evaluations:
         assert found.evaluation.auroc >= 0.95
         assert found.evaluation.beats_nulls
+    monkeypatch.setattr("tistore.audit.report.report.draw_figures", lambda *_: [])
     for organism in tiny.ORGANISMS:
         verdict = make_report(store, ReportQuestion(organism.name)).verdict
         assert verdict.traits[:1] == ((organism.trait,) if organism.trait else ())
