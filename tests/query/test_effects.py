@@ -15,8 +15,13 @@ HIDDEN, N_PROMPTS = 6, 7
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
     """Responses whose mean activation along the first axis is known."""
+    return write_planted(tmp_path_factory.mktemp("effects") / "store")
+
+
+def write_planted(path, not_replayed=()):
+    """Write them; some (prompt, sample) are not read by the baseline."""
     rng = np.random.default_rng(11)
-    store = tistore.create(tmp_path_factory.mktemp("effects") / "store")
+    store = tistore.create(path)
     scores = {
         key: np.round(rng.normal(mean, 1, (N_PROMPTS, 2)) * 8) / 8
         for key, mean in {
@@ -29,6 +34,8 @@ def planted(tmp_path_factory):
         for (organism, reader), values in scores.items():
             for prompt in range(N_PROMPTS):
                 for sample in range(2):
+                    if organism != reader and (prompt, sample) in not_replayed:
+                        continue
                     states = np.zeros((3, 1, HIDDEN))
                     states[:, 0, 0] = values[prompt, sample] + np.array([9, -1, 1])
                     writer.add(
@@ -63,6 +70,24 @@ def test_effects_agree_with_their_definitions(planted):
     assert row["total"] == pytest.approx((own - base).mean() / deviation)
     assert row["model_part"] == pytest.approx((own - replayed).mean() / deviation)
     assert row["text_part"] == pytest.approx((replayed - base).mean() / deviation)
+
+
+def test_parts_rest_on_prompts_that_were_replayed_whole(tmp_path):
+    """Another sample's difference would be taken for the model's."""
+    store, scores = write_planted(tmp_path / "s", not_replayed=[(0, 1), (3, 0), (3, 1)])
+    own, base, replayed = (
+        scores[key].mean(axis=1)
+        for key in [("flattery",) * 2, ("instruct",) * 2, ("flattery", "instruct")]
+    )
+    deviation = np.sqrt((own.var(ddof=1) + base.var(ddof=1)) / 2)
+    whole = [prompt for prompt in range(N_PROMPTS) if prompt not in (0, 3)]
+
+    (row,) = effects(store)
+
+    assert (row["n_prompts"], row["n_replayed"]) == (N_PROMPTS, len(whole))
+    assert row["total"] == pytest.approx((own - base).mean() / deviation)
+    assert row["model_part"] == pytest.approx((own - replayed)[whole].mean() / deviation)
+    assert row["text_part"] == pytest.approx((replayed - base)[whole].mean() / deviation)
 
 
 def test_the_published_sql_runs_as_it_is(planted):

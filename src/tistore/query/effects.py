@@ -26,7 +26,7 @@ WITH own AS (
 ), by_prompt AS (
   SELECT o.organism, o.prompt_set, o.prompt_id,
     avg(o.score) AS organism_score, avg(b.score) AS baseline_score,
-    avg(s.score) AS model_shift{of_prompt}
+    CASE WHEN count(s.score) = count(*) THEN avg(s.score) END AS model_shift{of_prompt}
   FROM own AS o
   JOIN own AS b ON b.prompt_set = o.prompt_set AND b.prompt_id = o.prompt_id
     AND b.sample = o.sample
@@ -39,13 +39,14 @@ WITH own AS (
   SELECT organism, count(*) AS n_prompts, count(model_shift) AS n_replayed,
     avg(organism_score - baseline_score) AS total_mean_difference,
     avg(model_shift) AS model_mean_difference,
+    avg(organism_score - baseline_score - model_shift) AS text_mean_difference,
     sqrt((var_samp(organism_score) + var_samp(baseline_score)) / 2) AS deviation{of_organism}
   FROM by_prompt GROUP BY organism
 )
 SELECT organism, n_prompts, n_replayed,
   total_mean_difference / nullif(deviation, 0) AS total,
   model_mean_difference / nullif(deviation, 0) AS model_part,
-  total - model_part AS text_part,
+  text_mean_difference / nullif(deviation, 0) AS text_part,
   total_mean_difference, model_mean_difference{shown}
 FROM summary ORDER BY organism
 """
@@ -106,8 +107,9 @@ def effects(
         n_replayed, total, model_part, text_part, total_mean_difference, model_mean_difference`.
         The parts are in standard deviations: a mean difference over the root mean of the two
         sides' variances over prompts (d_av); None where that is 0, or fewer than two prompts
-        are shared. `n_replayed` counts the prompts the model's part rests on. With `any_pairing`,
-        `pairing` says how the two readers of the model's part differ.
+        are shared. `n_replayed` counts the prompts both parts rest on, all of whose samples were
+        replayed; where these are not all prompts, the parts do not add up to the total. With
+        `any_pairing`, `pairing` says how the two readers of the model's part differ.
 
     Raises:
         QueryError: There is no such baseline or organism, no vector, or no prompt that two

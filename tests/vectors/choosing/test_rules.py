@@ -380,3 +380,40 @@ def test_the_incumbent_rule_is_its_formula(tmp_path, runs):
             chosen(store, rule="incumbent")
     else:
         assert chosen(store, rule="incumbent").selection_score == pytest.approx(max(deltas))
+
+
+def read_answer(store, prompt_set, layers):
+    with store.writer() as writer:
+        writer.add(
+            organism="instruct",
+            reader="instruct",
+            prompt_set=prompt_set,
+            prompt_id="1",
+            token_ids=[1, 2, 3],
+            prompt_length=1,
+            layers=layers,
+            activations={"residual": np.ones((3, len(layers), 8))},
+        )
+
+
+def test_a_vector_of_a_layer_that_no_answer_was_read_at_is_no_candidate(store):
+    """Its name would be of no use; scenarios are read at more layers than audits."""
+    far = add(store, layer=2, separation=3.0)
+    near = add(store, layer=5, separation=2.0)
+    read_answer(store, f"scenarios/{TRAIT}/positive", [2, 5])
+
+    assert chosen(store, rule="separation").vector_hash == far.content_hash
+
+    read_answer(store, "audit/one", [5])
+
+    assert chosen(store, rule="separation").vector_hash == near.content_hash
+    only = choose(store, rule="separation", filters=Filters(method="probe"), dry_run=True)
+    assert only.choices[0].n_candidates == 1
+
+
+def test_vectors_none_of_which_was_read_at_are_chosen_among_all_the_same(store):
+    read_answer(store, "audit/one", [7])
+    best = add(store, layer=2, separation=3.0)
+    add(store, layer=5, separation=2.0)
+
+    assert chosen(store, rule="separation").vector_hash == best.content_hash

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, fields, replace
 
 from tistore.errors import AmbiguousVectorError, UnknownVectorError, nearest
 from tistore.query.references import CLEAN_SUFFIX
 from tistore.schemas.model import is_copy
+from tistore.schemas.prompt import SCENARIO_SETS
+from tistore.schemas.site import Site
 from tistore.schemas.vector import Vector
+from tistore.store.segment import Segment
+from tistore.store.snapshot import Snapshot
 from tistore.vectors.methods.on_clean import ON_CLEAN
 
 CONTROL = "random"
@@ -85,6 +89,11 @@ class Candidates:
         kept = tuple(vector for vector in self.vectors if is_fitted(vector))
         return kept or self.vectors
 
+    def at(self, sites: Set[Site]) -> Candidates:
+        """Keep those at some sites; all where none is there."""
+        kept = tuple(vector for vector in self.vectors if vector.site in sites)
+        return replace(self, vectors=kept or self.vectors)
+
     def __str__(self) -> str:
         """Name them."""
         return f"{self.trait} on {self.model}" if self.model else self.trait
@@ -135,6 +144,22 @@ def find_candidates(
     for vector in sorted(passed, key=order):
         groups.setdefault((vector.trait, vector.model), []).append(vector)
     return [Candidates(*key, tuple(group)) for key, group in groups.items()]
+
+
+def list_audited_sites(snapshot: Snapshot) -> Set[Site]:
+    """List where answers have been read, scenarios aside: what a vector can be asked of."""
+    return {
+        Site(component, layer)
+        for segment in snapshot.segments
+        if _holds_answers(segment)
+        for component in segment.components
+        for layer in segment.layers
+    }
+
+
+def _holds_answers(segment: Segment) -> bool:
+    sets = segment.table("responses", ["prompt_set"])["prompt_set"].unique().to_pylist()
+    return not all(name.startswith(SCENARIO_SETS) for name in sets)
 
 
 def find_trait(name: str, vectors: Sequence[Vector]) -> str:

@@ -10,7 +10,13 @@ from tistore.errors import AmbiguousVectorError, ChoiceError, ConfigError, neare
 from tistore.query.store import Store
 from tistore.schemas.choice import Choice
 from tistore.store.snapshot import Snapshot
-from tistore.vectors.choosing.candidates import ANY, Candidates, Filters, find_candidates
+from tistore.vectors.choosing.candidates import (
+    ANY,
+    Candidates,
+    Filters,
+    find_candidates,
+    list_audited_sites,
+)
 from tistore.vectors.choosing.exact import find_one
 from tistore.vectors.choosing.nested import pick_by_nested
 from tistore.vectors.choosing.pick import DEFAULTS, Pick, Rule, Settings
@@ -100,7 +106,8 @@ def choose(
     """
     Choose a vector for each trait and model, and record what has changed.
 
-    What can be decided is recorded, whatever else cannot.
+    What can be decided is recorded, whatever else cannot. Where answers have been read, vectors at
+    other sites are no candidates, unless all of a trait's are.
 
     Args:
         store: Where the vectors are.
@@ -126,9 +133,12 @@ def choose(
     picks: list[Pick] = []
     refusals: list[ChoiceError] = []
     groups = find_candidates(store.snapshot.vectors(), traits, filters)
+    # The best vector is no use at a site that no answer was read at.
+    audited = list_audited_sites(store.snapshot)
     try:
-        for candidates in groups:
-            named = _find_named(store, candidates) if keep_named else None
+        for found in groups:
+            candidates = found.at(audited)
+            named = _find_named(store, found) if keep_named else None
             try:
                 picks.append(named or RULES[rule](store, candidates, settings))
             except ChoiceError as error:
