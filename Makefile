@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench torture clean
 
 demo: $(READY)
 	$(BIN)/tistore demo
@@ -24,6 +24,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/vectors.py
 	$(BIN)/python benchmarks/auditing.py
 	$(BIN)/python benchmarks/spans.py
+
+# What happens to stores when processes, disks and power do not last; as root, and for an hour.
+torture: $(READY)
+	$(BIN)/python tests/durability/torture.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

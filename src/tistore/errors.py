@@ -10,7 +10,13 @@ Every error tistore raises on purpose, cut by what a caller would do about it.
     │   ├── StoreExistsError                   open it instead
     │   ├── NotAStoreError                     the path holds something else
     │   ├── FormatVersionError                 install a newer tistore
-    │   └── NoRoomError               exit 5   free space, then run the same command again
+    │   ├── NoRoomError               exit 5   free space, then run the same command again
+    │   │   └── NoMemoryError         exit 5   give it more memory, then the same
+    │   ├── ReadOnlyError                      mend the permissions, or copy the store
+    │   ├── DeviceError                        the disk failed: look after it, then verify
+    │   ├── TooManyFilesError                  raise the limit: ulimit -n
+    │   ├── UnsafePlaceError                   write to another file system
+    │   └── RewriteConflictError               run the same command again
     ├── IntegrityError                exit 4   committed bytes are missing or altered
     ├── InvalidRecordError                     the record breaks a rule; nothing was written
     │   ├── NonFiniteError                     the model produced NaN or infinity
@@ -101,6 +107,30 @@ class NoRoomError(StoreError):
     """The disk is full or would be; everything committed is intact."""
 
     exit_code = 5
+
+
+class NoMemoryError(NoRoomError):
+    """Memory ran out during a commit; everything committed is intact."""
+
+
+class ReadOnlyError(StoreError):
+    """The place of the store does not let this user write, or read."""
+
+
+class DeviceError(StoreError):
+    """The disk failed to read or write; nothing was acknowledged, and nothing is tried again."""
+
+
+class TooManyFilesError(StoreError):
+    """The process, or the machine, may not open more files."""
+
+
+class UnsafePlaceError(StoreError):
+    """The file system does not keep one writer from replacing what another has written."""
+
+
+class RewriteConflictError(StoreError):
+    """Another process has replaced or removed the same in the meantime."""
 
 
 class IntegrityError(TistoreError):

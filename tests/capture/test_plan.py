@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 import tistore
 from example_readings import make_reading
+from tistore.capture.models import quantization
 from tistore.capture.models.architecture import build_skeleton
 from tistore.capture.models.machine import Memory, find_memory, measure_host
 from tistore.capture.planning import footprint as footprints
@@ -224,6 +225,16 @@ def test_four_bits_take_a_little_more_than_a_quarter(large_run):
     norms = (2 * 80 + 1) * 8192
     linear = 70_553_706_496 - outside - norms
     assert planned["weights_bytes"] == linear * 9 // 16 + (outside + norms) * 2
+
+
+def test_a_plan_fails_where_the_cpu_would_get_four_bits_wrong(large_run, monkeypatch):
+    monkeypatch.setattr(quantization, "gives_weights_back", lambda width: width != 28672)
+
+    done = invoke(large_run(quantization="4bit", device="cpu"))
+
+    assert isinstance(done.exception, ModelLoadError)
+    assert "layers.0.mlp.down_proj" in str(done.exception)
+    assert "(80 of 560 layers), since its rows are 28672 wide" in str(done.exception)
 
 
 def test_a_gpu_that_is_too_small_fails_the_plan(configure, monkeypatch):

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import tistore
 from tistore.capture.config import RunConfig, read_config
+from tistore.capture.models import quantization
 from tistore.capture.models.rounded_weights import round_weights
 from tistore.capture.precision import arms, read
 from tistore.capture.precision.quantise import Quantisation, quantise
@@ -439,6 +440,35 @@ def test_an_arm_whose_library_is_missing_says_so(compared, config, loads, monkey
     with pytest.raises(ModelLoadError, match=r"nf4 .* bitsandbytes.*not installed"):
         quantise(store, config, ["tone/joy"], Quantisation(("int3", "nf4")))
 
+    assert loads == []
+
+
+def test_an_arm_that_would_come_out_wrong_is_refused_and_the_others_go_on(
+    store, config, joy, loads, monkeypatch
+):
+    monkeypatch.setattr(quantization, "gives_weights_back", lambda width: False)
+
+    with pytest.raises(ModelLoadError) as caught:
+        quantise(store, config, [joy], Quantisation(("int8", "nf4", "int3")))
+
+    assert caught.value.message.startswith("nf4: base ")
+    assert "leave nf4 out of --arms" in caught.value.mend
+    store.refresh()
+    assert loads == [] and store.snapshot.number == 0
+    found = quantise(store, config, [joy], Quantisation(("int8",), layers="1"))
+    assert [one.arm for one in found] == ["int8"]
+
+
+def test_an_arm_that_was_read_where_it_comes_out_right_is_compared_anywhere(
+    compared, config, loads, monkeypatch
+):
+    store, found = compared
+    monkeypatch.setattr(quantization, "gives_weights_back", lambda width: False)
+
+    again = quantise(store, config, ["tone/joy"], Quantisation(("nf4",)))
+
+    before = [one.found.cosine for one in found if (one.trait, one.arm) == ("tone/joy", "nf4")]
+    assert [one.found.cosine for one in again] == before
     assert loads == []
 
 

@@ -11,8 +11,13 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
+from tistore.capture.models import quantization as quantizations
+from tistore.capture.models.architecture import build_skeleton
 from tistore.capture.models.load import LoadedBase, load_base
+from tistore.capture.models.quantization import gives_weights_back, refuse_wrong_weights
+from tistore.capture.planning.preflight import check_run
 from tistore.errors import ModelLoadError
 
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 4}
@@ -150,3 +155,85 @@ def test_an_adapter_that_alters_a_quantized_base_is_refused(load, monkeypatch, q
 
     with pytest.raises(ModelLoadError, match="altered the base"), loaded.reading_as("loud"):
         pass
+
+
+@pytest.mark.parametrize("width", [16, 32, 40, 48, 64, 96, 128, 160, 192, 320, 4304])
+def test_widths_are_told_apart_by_whether_their_weights_come_back(width):
+    """The oracle is the arithmetic of NF4: one of 16 values, times the scale of its block."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    weights = torch.randn(37, width, generator=torch.Generator().manual_seed(0))
+    packed, state = quantize_4bit(weights, blocksize=64, quant_type="nf4")
+    codes = torch.stack([packed.flatten() >> 4, packed.flatten() & 15], 1).flatten()
+    scales = state.absmax.repeat_interleave(64)[: weights.numel()]
+    exact = (state.code[codes[: weights.numel()].long()] * scales).reshape(weights.shape)
+    error = (dequantize_4bit(packed, state) - exact).norm() / exact.norm()
+
+    assert (exact - weights).norm() / weights.norm() < 0.1
+    assert gives_weights_back(width) == (error < 1e-4)
+    assert gives_weights_back(width) or width % 64
+
+
+@pytest.fixture
+def only_whole_blocks(monkeypatch):
+    """Have bitsandbytes get rows wrong that are no whole blocks, as it does on some CPUs."""
+    monkeypatch.setattr(quantizations, "gives_weights_back", lambda width: width % 64 == 0)
+
+
+@pytest.mark.parametrize("begin", [load_base, check_run], ids=["load", "plan"])
+def test_four_bits_that_would_come_out_wrong_are_refused(configure, only_whole_blocks, begin):
+    """Of 21 layers, all rows are 32 or 48 wide."""
+    base = {"path": "base", "device": "cpu", "quantization": "4bit"}
+
+    with pytest.raises(ModelLoadError) as caught:
+        begin(configure(base=base))
+
+    assert "model.layers.0.self_attn.q_proj" in caught.value.message
+    assert "21 of 21 layers" in caught.value.message and "32 wide" in caught.value.message
+    assert "GPU" in caught.value.mend and "8bit" in caught.value.mend
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"device": "cuda:0"}, {"quantization": "8bit"}, {"quantization": "int4 (rounded)"}],
+    ids=["gpu", "8bit", "rounded"],
+)
+def test_what_comes_out_right_is_not_refused(configure, only_whole_blocks, changes):
+    base = configure(base={"path": "base", "device": "cpu", "quantization": "4bit", **changes}).base
+
+    refuse_wrong_weights(base, build_skeleton(base))
+
+
+def test_layers_that_text_does_not_go_through_may_have_any_width(
+    configure, build_model, only_whole_blocks, tmp_path
+):
+    """Gemma 3's layers for images are 16 wide here, 4304 in its release."""
+    wide = {"hidden_size": 64, "intermediate_size": 64, "head_dim": 16}
+    build_model("gemma3", **wide).save_pretrained(tmp_path)
+    base = configure(base={"path": str(tmp_path), "device": "cpu", "quantization": "4bit"}).base
+
+    refuse_wrong_weights(base, build_skeleton(base))
+
+
+def test_the_layers_that_are_quantized_are_known_before_they_are(
+    configure, build_model, family, tmp_path
+):
+    """The oracle is what bitsandbytes makes of them: which, and how wide."""
+    from bitsandbytes.nn import Linear4bit
+
+    build_model(family).save_pretrained(tmp_path)
+    base = configure(base={"path": str(tmp_path), "device": "cpu", "quantization": "4bit"}).base
+    skeleton = build_skeleton(base)
+
+    loaded = AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=quantizations.configure_quantization("4bit")
+    )
+
+    widths = {
+        name: layer.in_features
+        for name, layer in loaded.named_modules()
+        if isinstance(layer, Linear4bit)
+    }
+    assert sorted(quantizations.find_quantized_layers(skeleton)) == sorted(widths)
+    found = quantizations.measure_widths(skeleton)
+    assert found == {name: widths[name] for name in found} and len(found) >= 12

@@ -15,9 +15,9 @@ from tistore.exchange.selection import Selection
 from tistore.exchange.stores.sub_store import export_store
 from tistore.schemas.judgement import Judgement
 from tistore.schemas.tables import LOG_TABLES
-from tistore.store import copies
 from tistore.store.copy_log import CopyLog
-from tistore.store.files import PosixFiles
+from tistore.store.files import FileRecord
+from tistore.store.posix import PosixFiles
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_an_export_that_was_stopped_goes_on(audited, tmp_path, monkeypatch, fail
     """Whichever write it was stopped at: the same readings in the end, and no file left over."""
     store, _ = audited
     calls = iter(range(10_000))
-    write = copies.FileRecord.to_json
+    write = FileRecord.to_json
 
     def stop(record):
         if next(calls) == fails_at:
@@ -187,7 +187,7 @@ def test_an_export_that_was_stopped_goes_on(audited, tmp_path, monkeypatch, fail
         return write(record)
 
     with monkeypatch.context() as patch:
-        patch.setattr(copies.FileRecord, "to_json", stop)
+        patch.setattr(FileRecord, "to_json", stop)
         if is_killed:  # then nobody clears up
             patch.setattr(PosixFiles, "remove_folder", lambda self, folder: None)
         with pytest.raises(KeyboardInterrupt):

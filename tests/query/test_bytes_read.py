@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tistore
-from tistore.store.files import PosixFiles
+from tistore.store.posix import PosixFiles
 
 HIDDEN = 512
 ORGANISMS = [f"organism-{number:02d}" for number in range(20)]

@@ -97,7 +97,7 @@ def test_a_read_only_store_caches_in_the_user_s_folder(cached, monkeypatch, tmp_
     store, answer, _ = cached
     shutil.rmtree(store.score_folder)
     monkeypatch.setenv("TISTORE_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("tistore.store.files.PosixFiles.is_writable", lambda self: False)
+    monkeypatch.setattr("tistore.store.posix.PosixFiles.is_writable", lambda self: False)
 
     found = tistore.open(store.path).sql(SQL).fetchall()
 

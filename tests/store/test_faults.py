@@ -19,7 +19,7 @@ import pytest
 from example_readings import make_reading
 from tistore.errors import NoRoomError
 from tistore.store.base import BaseStore
-from tistore.store.files import PosixFiles
+from tistore.store.posix import PosixFiles
 
 WRITE_FOREVER = """
 import sys, numpy as np
@@ -66,7 +66,7 @@ def test_a_write_that_fails_leaves_no_threads_behind(store, monkeypatch):
     writer.add(**make_reading(token_ids=list(range(400)), prompt_length=0, tokens=None,
                               activations={"residual": big}))  # fmt: skip
     before = set(threading.enumerate())
-    monkeypatch.setattr("tistore.store.files.os.write", fill_up)
+    monkeypatch.setattr("tistore.store.system.os.write", fill_up)
 
     with pytest.raises(NoRoomError) as failure:
         writer.commit()
@@ -103,7 +103,7 @@ def test_a_disk_that_fills_up_keeps_every_commit(tmp_path, monkeypatch):
         assert report.ok
         assert report.uncommitted_segments == ()
         subprocess.run(["mount", "-o", "remount,size=4m", small], check=True)
-        writer.commit()
+        writer.close()
         assert BaseStore.open(store.path).info().readings == added
     finally:
         subprocess.run(["umount", small], check=True)

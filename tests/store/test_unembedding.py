@@ -14,7 +14,7 @@ import tistore
 from lens_store import VOCABULARY, add_head, cut, make_head
 from tistore.errors import IntegrityError, InvalidRecordError, NoRoomError, NotStoredError
 from tistore.schemas.head import Head, VocabularyBlock
-from tistore.store.files import PosixFiles
+from tistore.store.posix import PosixFiles
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.standard_normal((VOCABULARY, 8)).astype(np.float32)

@@ -116,7 +116,7 @@ def test_the_width_of_what_was_not_captured_is_an_error(filled):
 
 
 def test_a_commit_that_fails_leaves_none_of_its_segments(store, monkeypatch):
-    from tistore.store import writer as module
+    from tistore.store import committing as module
 
     def fail(*_: object, **__: object) -> None:
         raise OSError("the disk is gone")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import tistore
 from tistore.cli.options import AtCommit, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_record, say
-from tistore.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from tistore.store.file_check import VerifyProgress
+
+_QUIET_SECONDS = 2.0
 
 
 def register(app: typer.Typer) -> None:
@@ -29,15 +35,35 @@ def info(
 
 
 def verify(
-    store: StorePath, format: FormatOption = Format.TABLE, as_json: JsonOption = False
+    store: StorePath,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Files read at once; one for each core.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a pass that was interrupted has come to.")
+    ] = False,
+    format: FormatOption = Format.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """Read every committed byte and compare it with the log."""
-    report = tistore.open(store).verify(strict=False)
+    from tistore.store.base import locate
+    from tistore.store.posix import PosixFiles
+    from tistore.store.verify import verify_store
+
+    # Not by opening it: a store whose log is damaged cannot be opened.
+    root = locate(store)
+    report = verify_store(
+        root, PosixFiles(root), jobs=jobs, resume=resume, progress=_show_on_terminal
+    )
     print_record({"ok": report.ok, **asdict(report)}, choose(format, as_json))
-    if not report.ok:
-        damaged = len(report.problems)
-        raise IntegrityError(
-            f"{damaged} of {report.files} committed files are damaged",
-            mend="restore the files named above from a copy; every other file is intact",
-        )
+    report.raise_if_damaged()
     say(f"every byte of {report.files} files in {report.commits} commits is as committed")
+    if resume:
+        say(f"{report.skipped} of them were read by an earlier pass, and not touched since")
+
+
+def _show_on_terminal(progress: VerifyProgress) -> None:
+    """Keep one line of the terminal up to date; nothing where stderr is no terminal."""
+    if sys.stderr.isatty() and progress.seconds >= _QUIET_SECONDS:
+        end = "\n" if progress.done_bytes >= progress.total_bytes else ""
+        print(f"\r\x1b[K{progress}", end=end, file=sys.stderr, flush=True)

@@ -193,9 +193,14 @@ def _token_ids(segment: Segment) -> tuple[Ids, Ids]:
 
 
 def _cut(rows: LensRows, places: Ids, n_rows: int) -> Iterator[Ids]:
-    """Cut some rows into groups, those that lie together on disk together."""
+    """
+    Cut some rows into groups, those that lie together on disk together.
+
+    Layer by layer: which rows share a group, and with it a product, must not depend on how the
+    readings are spread over segments.
+    """
     segment = rows.extent.readings.segment[rows.reading[places]]
-    order = np.lexsort((rows.row[places], rows.layer[places], segment))
+    order = np.lexsort((rows.row[places], segment, rows.layer[places]))
     for start in range(0, len(places), n_rows):
         yield places[order[start : start + n_rows]]
 

@@ -155,13 +155,12 @@ class _Source:
         return np.where(audits_same_tokens(self.extent), of_reader - of_baseline, np.nan)
 
     def measure_clauses(self) -> Values:
-        sums = [_running_sums(self._token_values(segment)) for segment in self.segments]
-        running = np.concatenate([np.empty((2, 0)), *sums], axis=1)
-        offsets = self._offsets([segment.n_rows + 1 for segment in self.segments])
-        of_reader = self._clause_means(running, offsets, self.extent.ids)
+        values = self._all_token_values()
+        offsets = self._offsets([segment.n_rows for segment in self.segments])
+        of_reader = self._clause_means(values, offsets, self.extent.ids)
         if self.extent.baselines is None:
             return of_reader
-        return of_reader - self._clause_means(running, offsets, self.extent.baselines)
+        return of_reader - self._clause_means(values, offsets, self.extent.baselines)
 
     def list_tokens(self) -> pa.Array:
         """Lists of token scores: of each clause, or of each reading's response tokens."""
@@ -205,7 +204,9 @@ class _Source:
         pieces = [self._token_values(segment) for segment in self.segments]
         return np.concatenate([np.empty(0, np.float32), *pieces])
 
-    def _clause_means(self, running: Values, offsets: Ids, seen_by: Ids) -> Values:
+    def _clause_means(
+        self, values: NDArray[np.floating], offsets: Ids, seen_by: Ids
+    ) -> Values:
         """Mean over the tokens of the extent's clauses, as the readings `seen_by` saw them."""
         readings = self.extent.readings
         spans = clause_spans(self.extent)
@@ -218,9 +219,7 @@ class _Source:
         stop = np.maximum(first, np.minimum(stop, np.repeat(shared_stop, spans.length)))
         base = offsets[readings.segment[seen_by]] + readings.row_start[seen_by]
         base -= readings.first_position[seen_by]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            total, count = running[:, base + stop] - running[:, base + first]
-            return np.asarray(total / count)
+        return _span_means(values, base + first, base + stop)
 
     def _clause_positions(self, spans: Spans) -> tuple[Ids, Ids]:
         readings = self.extent.readings
@@ -256,7 +255,8 @@ class _Source:
             return np.full(segment.n_readings, np.nan)
         if self.measurement.measure == "cosine":
             return _response_means(segment, self._token_values(segment))
-        values = segment.means(direction.site) @ direction.vector.unit
+        # One by one: in a product of all, a value would depend on the rows beside it.
+        values = np.vecdot(segment.means(direction.site), direction.vector.unit)
         if not self.measurement.needs_norms:
             return values.astype(np.float64)
         return _divide(values, _response_means(segment, segment.norms(direction.site)))
@@ -288,13 +288,22 @@ def _pick(values: NDArray[np.floating], rows: Ids) -> NDArray[np.floating]:
     return np.asarray(values[rows])
 
 
-def _running_sums(values: NDArray[np.floating]) -> Values:
-    """Sum and count of the values there are before each row: (2, row + 1)."""
+def _span_means(values: NDArray[np.floating], start: Ids, stop: Ids) -> Values:
+    """
+    Average the values there are over each span; NaN where there are none.
+
+    Each span is summed by itself: the difference of two running sums would depend, in its last
+    digits, on what lies before.
+    """
     is_there = ~np.isnan(values)
-    running = np.zeros((2, len(values) + 1))
-    np.cumsum(np.where(is_there, values, 0), dtype=np.float64, out=running[0, 1:])
-    np.cumsum(is_there, dtype=np.float64, out=running[1, 1:])
-    return running
+    known = np.where(is_there, values, 0).astype(np.float64)
+    counted = np.concatenate([[0], np.cumsum(is_there)])
+    # In order, so that what lies between the spans is passed over once.
+    order = np.argsort(start, kind="stable")
+    edges = np.stack([start[order], stop[order]], axis=1).ravel()
+    total = np.empty(len(start))
+    total[order] = np.add.reduceat(np.append(known, 0.0), edges)[::2] if len(edges) else 0.0
+    return _divide(total, counted[stop] - counted[start])
 
 
 def _divide(values: NDArray[np.floating], by: NDArray[Any]) -> Values:

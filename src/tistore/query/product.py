@@ -1,4 +1,10 @@
-"""The product of a scan: float16 rows times a few directions, in blocks that stay in cache."""
+"""
+The product of a scan: float16 rows times a few directions, in blocks that stay in cache.
+
+Every block has the same height, the last of a chunk being filled up: BLAS adds a row's products
+in another order when it stands at the edge of fewer rows, and a row's score must not depend on
+where in a segment it lies.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +21,13 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from tistore.store.half import EXPONENT_GAP, widen
+from tistore.store.shards import full_chunk_rows
 
 Half = NDArray[np.float16]
 Scores = NDArray[np.float32]
 
 _BLOCK_BYTES = 1 << 20
+_TILE = 16  # rows that BLAS takes together
 _FEW = 4  # directions: up to here the cast is the work, beyond it the product
 _GPU_WORK = 1e12  # multiplications from which on it pays to import torch for a GPU
 
@@ -44,18 +52,15 @@ class NumpyProduct:
 
     def __init__(self, units: NDArray[np.float32]) -> None:
         self._columns = np.ascontiguousarray((units * EXPONENT_GAP).T)
-        self._block = np.empty((_block_rows(*units.shape), units.shape[1]), dtype=np.float32)
+        self._block = np.zeros((_block_rows(*units.shape), units.shape[1]), dtype=np.float32)
 
     def __call__(self, rows: Half, scores: Scores) -> None:
         """Fill `scores` block by block."""
         for start in range(0, len(rows), len(self._block)):
             part = rows[start : start + len(self._block)]
-            block = self._block[: len(part)]
-            widen(part, block)
-            if len(scores) == 1:
-                np.dot(block, self._columns[:, 0], out=scores[0, start : start + len(part)])
-            else:
-                scores[:, start : start + len(part)] = (block @ self._columns).T
+            widen(part, self._block[: len(part)])
+            product = self._block @ self._columns
+            scores[:, start : start + len(part)] = product[: len(part)].T
 
 
 class TorchProduct:
@@ -71,7 +76,7 @@ class TorchProduct:
         self._torch = torch
         self._unit = np.ascontiguousarray(units[0])
         self._columns = torch.from_numpy(np.ascontiguousarray(units.T))
-        self._block = torch.empty((_block_rows(*units.shape), units.shape[1]))
+        self._block = torch.zeros((_block_rows(*units.shape), units.shape[1]))
         self._same_block = self._block.numpy()
 
     def __call__(self, rows: Half, scores: Scores) -> None:
@@ -79,17 +84,15 @@ class TorchProduct:
         height = len(self._same_block)
         for start in range(0, len(rows), height):
             part = rows[start : start + height]
-            if len(part) == height:
-                block, same_block = self._block, self._same_block
-            else:
-                block, same_block = self._block[: len(part)], self._same_block[: len(part)]
+            block = self._block if len(part) == height else self._block[: len(part)]
             block.copy_(self._torch.from_numpy(part))
             if len(scores) == 1:
                 # Calls are a tenth of the work here, and NumPy's are shorter.
-                np.dot(same_block, self._unit, out=scores[0, start : start + len(part)])
+                product = np.dot(self._same_block, self._unit)
+                scores[0, start : start + len(part)] = product[: len(part)]
             else:
-                product = self._torch.mm(block, self._columns).numpy()
-                scores[:, start : start + len(part)] = product.T
+                product = self._torch.mm(self._block, self._columns).numpy()
+                scores[:, start : start + len(part)] = product[: len(part)].T
 
 
 class GpuProduct:
@@ -104,20 +107,28 @@ class GpuProduct:
     def __init__(self, units: NDArray[np.float32], torch: Any) -> None:
         self._torch = torch
         self._units = torch.from_numpy(np.ascontiguousarray(units)).cuda()
+        self._block = torch.zeros((_block_rows(*units.shape), units.shape[1]), device="cuda")
 
     def __call__(self, rows: Half, scores: Scores) -> None:
         """Fill `scores`; the rows cross as float16 and are cast on the device."""
         torch = self._torch
+        height = len(self._block)
         # TF32 would keep ten bits of each factor.
         with torch.backends.cuda.matmul.flags(allow_tf32=False):
-            product = self._units @ torch.from_numpy(rows).cuda().float().T
-        scores[:] = product.cpu().numpy()
+            for start in range(0, len(rows), height):
+                part = torch.from_numpy(rows[start : start + height]).cuda()
+                self._block[: len(part)] = part
+                product = self._units @ self._block.T
+                scores[:, start : start + len(part)] = product[:, : len(part)].cpu().numpy()
 
 
 def _block_rows(n_directions: int, hidden: int) -> int:
-    """Choose how many rows are cast at a time, so that they stay in the cache."""
+    """Choose how many rows are cast at a time: in the cache, and a chunk has few left over."""
     block_bytes = _BLOCK_BYTES if n_directions <= _FEW else 2 * _BLOCK_BYTES
-    return max(1, block_bytes // (4 * hidden))
+    of_chunk = full_chunk_rows(2 * hidden)
+    n_blocks = -(-of_chunk // max(_TILE, block_bytes // (4 * hidden)))
+    height = -(-of_chunk // n_blocks)
+    return -(-height // _TILE) * _TILE
 
 
 def choose_product(n_directions: int, n_values: int) -> Callable[[NDArray[np.float32]], Product]:

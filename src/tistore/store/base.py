@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,7 @@ from tistore.errors import (
     ConfigError,
     NotAStoreError,
     NotStoredError,
+    ReadOnlyError,
     StoreError,
     StoreExistsError,
     StoreNotFoundError,
@@ -22,14 +24,22 @@ from tistore.errors import (
 from tistore.schemas.response import ResponseSlot
 from tistore.schemas.site import Component, Site
 from tistore.schemas.vector import Vector
+from tistore.store.collecting import GcReport, Retention, collect_garbage, look_for_garbage
+from tistore.store.committing import Committer
+from tistore.store.compacting import TARGET_BYTES, CompactProgress, CompactReport, compact
 from tistore.store.events import EventLog
-from tistore.store.files import TEMPORARY, Files, PosixFiles
+from tistore.store.file_check import VerifyProgress
+from tistore.store.files import TEMPORARY, Files
 from tistore.store.header import Feature, Header, read_header, write_header
+from tistore.store.history import LogEntry, describe_log
 from tistore.store.info import StoreInfo, describe
 from tistore.store.layout import ANALYSES, COMMITS, HEADER, SCORES, SEGMENTS, cache_folder
-from tistore.store.log import read_commits
+from tistore.store.log import Commit, read_commits
+from tistore.store.posix import PosixFiles
+from tistore.store.score_files import ScoreFolder
 from tistore.store.snapshot import Snapshot, StoredResponse, read_activations
-from tistore.store.verify import VerifyReport, verify_snapshot
+from tistore.store.system import POSIX, System
+from tistore.store.verify import VerifyReport, verify_store
 from tistore.store.writer import FLUSH_BYTES, FLUSH_SECONDS, Writer
 
 
@@ -51,19 +61,22 @@ class BaseStore:
         self._files = files
         self.header: Header = read_header(files, str(root))
         commits = read_commits(files, None, self.header.sha256)
-        if at is not None and not 0 <= at <= len(commits):
-            raise NotStoredError(f"{root} has commits up to {len(commits)}, and no commit {at}")
+        if at is not None:
+            _check_number(root, commits, at)
         self._is_pinned = at is not None
         self._snapshot = Snapshot(files, commits[:at])
 
     @classmethod
-    def create(cls, path: str | Path, *, features: Sequence[Feature] = ()) -> Self:
+    def create(
+        cls, path: str | Path, *, features: Sequence[Feature] = (), system: System = POSIX
+    ) -> Self:
         """
         Make an empty store.
 
         Args:
             path: Where; nothing may be there, but what a creation left behind that was killed.
             features: What it will need beyond the first version of the format.
+            system: The calls that change the disk; tests have others.
 
         Raises:
             StoreExistsError: A store is there already.
@@ -76,27 +89,23 @@ class BaseStore:
             raise StoreExistsError(f"{root} is a store already", mend="open it instead")
         if root.exists() and not _is_unfinished(root):
             raise NotAStoreError(f"{root} is not empty", mend="choose a path that is free")
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            (root / COMMITS).mkdir(exist_ok=True)
-            (root / SEGMENTS).mkdir(exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"{root} cannot be made: {error.strerror}") from error
-        files = PosixFiles(root)
-        files.sync_folders([COMMITS, SEGMENTS])
+        files = PosixFiles(root, system)
+        files.make_folders([COMMITS, SEGMENTS])
+        files.sync_root()
         # The header comes last: before it, there is no store here.
         if not write_header(files, features):
             raise StoreExistsError(f"{root} is a store already", mend="open it instead")
         return cls(root, files)
 
     @classmethod
-    def open(cls, path: str | Path, at: int | None = None) -> Self:
+    def open(cls, path: str | Path, at: int | None = None, *, system: System = POSIX) -> Self:
         """
         Open a store.
 
         Args:
             path: Its folder, or a file:// URL.
             at: Commit number to read it as of; the newest when left out.
+            system: The calls that change the disk; tests have others.
 
         Raises:
             StoreNotFoundError: Nothing is there.
@@ -112,7 +121,7 @@ class BaseStore:
         if not (root / HEADER).exists():
             what = "a folder without" if root.is_dir() else "a file, not a folder with"
             raise NotAStoreError(f"{root} is {what} a {HEADER}", mend="mend the path")
-        return cls(root, PosixFiles(root), at)
+        return cls(root, PosixFiles(root, system), at)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -131,7 +140,7 @@ class BaseStore:
 
     @property
     def analyses(self) -> EventLog:
-        """What has been asked of the store, for `tistore log`."""
+        """What has been asked of the store, for `tistore log --analyses`."""
         return EventLog(self.path, ANALYSES)
 
     @property
@@ -157,15 +166,14 @@ class BaseStore:
         Raises:
             StoreError: The store is read-only, or open at an older commit.
         """
-        if self._is_pinned:
-            raise StoreError(
-                f"{self.path} is open at commit {self._snapshot.number}",
-                mend="open it without `at` to write",
-            )
-        if not self._files.is_writable():
-            raise StoreError(f"{self.path} is read-only", mend="copy it to where you can write")
+        self._require_unpinned()
+        self._require_writable()
         self.refresh()
         return _FollowedWriter(self, flush_bytes, flush_seconds)
+
+    def committer(self) -> Committer:
+        """Make what commits on behalf of one writer; see `Committer`."""
+        return Committer(self._files, self.header.sha256, self._read_newest)
 
     def holds(self, reading_key: str) -> bool:
         """Whether a reading with this key is committed; see `identify_reading`."""
@@ -242,22 +250,123 @@ class BaseStore:
         return read_activations(self._snapshot, response_id, reader, Site(component, layer))
 
     def verify(
-        self, *, strict: bool = True, progress: Callable[[int], None] = lambda size_bytes: None
+        self,
+        *,
+        strict: bool = True,
+        jobs: int | None = None,
+        resume: bool = False,
+        progress: Callable[[VerifyProgress], object] = lambda progress: None,
     ) -> VerifyReport:
         """
-        Read every committed byte and compare it with the log.
+        Read every committed byte from disk, the log's too, and compare; see `verify_store`.
 
         Args:
             strict: Raise when anything is damaged, rather than only report it.
-            progress: Called with the bytes of each file once it is checked.
+            jobs: Files read at once; as many as there are cores when left out.
+            resume: Go on where a pass that was interrupted has come to.
+            progress: Told a few times a second how far it is.
 
         Raises:
             IntegrityError: `strict`, and something is damaged; every file is named.
+            InterruptedRunError: Ctrl-C; `resume` goes on from there.
         """
-        report = verify_snapshot(self._files, self._snapshot, progress)
+        commits = self._snapshot.commits
+        report = verify_store(
+            self.path,
+            self._files,
+            at=self._snapshot.number if self._is_pinned else None,
+            known=commits[-1] if commits else None,
+            jobs=jobs,
+            resume=resume,
+            progress=progress,
+        )
         if strict:
             report.raise_if_damaged()
         return report
+
+    def compact(
+        self,
+        target_bytes: int = TARGET_BYTES,
+        *,
+        dry_run: bool = False,
+        progress: Callable[[CompactProgress], object] = lambda progress: None,
+    ) -> CompactReport:
+        """
+        Merge small segments, and small files of the log's tables; no answer changes.
+
+        The old files stay until `gc` removes them: earlier commits, and whoever reads them now,
+        still need them.
+
+        Args:
+            target_bytes: What a merged segment's files may hold together.
+            dry_run: Only tell what would be merged.
+            progress: Told after each merged segment.
+
+        Raises:
+            NoRoomError: A merged segment does not fit on the disk; those before are kept.
+            IntegrityError: Something that is to be merged is damaged.
+            RewriteConflictError: Other processes keep removing or replacing.
+        """
+        with self._rewriting(dry_run=dry_run) as committer:
+            return compact(
+                self._files,
+                committer,
+                self._snapshot,
+                ScoreFolder(self.score_folder),
+                target_bytes=target_bytes,
+                dry_run=dry_run,
+                progress=progress,
+            )
+
+    @contextmanager
+    def _rewriting(self, *, dry_run: bool = False) -> Iterator[Committer]:
+        """Commit from the newest state on, and move on to what was committed."""
+        self._require_unpinned()
+        if not dry_run:
+            self._require_writable()
+        self.refresh()
+        with closing(self.committer()) as committer:
+            try:
+                yield committer
+            finally:
+                self.refresh()
+
+    def gc(
+        self,
+        *,
+        dry_run: bool = True,
+        keep_days: float = 7.0,
+        keep_commits: int | None = None,
+        trash_days: float = 7.0,
+        now: float | None = None,
+    ) -> GcReport:
+        """
+        Take away what the store no longer needs: what dead writers left, and what was replaced.
+
+        It goes to the trash first. What live writers have not committed yet is left alone.
+
+        Args:
+            dry_run: Only look.
+            keep_days: States that were the newest within so many days stay readable.
+            keep_commits: So do the newest so many.
+            trash_days: How long what was taken away lies in the trash before it is deleted.
+            now: Seconds since 1970; the present, by the clock of the place, when left out.
+
+        Raises:
+            ConfigError: A negative number of days, or no commit to keep.
+            ReadOnlyError: Nothing can be moved here.
+        """
+        retention = Retention(keep_days, keep_commits, trash_days)
+        with self._rewriting(dry_run=dry_run) as committer:
+            scores = ScoreFolder(self.score_folder)
+            if dry_run:
+                return look_for_garbage(self._files, self._snapshot, scores, retention, now)
+            newest = self._read_newest
+            return collect_garbage(self._files, committer, newest, scores, retention, now)
+
+    def log(self) -> tuple[LogEntry, ...]:
+        """List the commits up to the one this handle reads, oldest first."""
+        return describe_log(self._snapshot, oldest=self._read_newest().contents.oldest)
 
     def info(self) -> StoreInfo:
         """Count what the store holds."""
@@ -269,6 +378,17 @@ class BaseStore:
         if self._files.is_writable():
             return self.path / SCORES
         return cache_folder() / SCORES / self.header.uuid
+
+    def _require_unpinned(self) -> None:
+        if self._is_pinned:
+            raise StoreError(
+                f"{self.path} is open at commit {self._snapshot.number}",
+                mend="open it without `at` to write",
+            )
+
+    def _require_writable(self) -> None:
+        if not self._files.is_writable():
+            raise ReadOnlyError(f"{self.path} is read-only", mend="copy it to where you can write")
 
     def _read_newest(self) -> Snapshot:
         known = self._snapshot
@@ -294,6 +414,8 @@ class _FollowedWriter(Writer):
         """Commit, and let the store see it."""
         number = super().commit()
         self._store.refresh()
+        # Whoever asks the store whether it holds something may leave it out.
+        self._committer.confirm(self._store.snapshot)
         return number
 
 
@@ -323,6 +445,19 @@ def _is_unfinished(root: Path) -> bool:
         for path in root.iterdir()
         if not path.name.startswith(TEMPORARY)
     )
+
+
+def _check_number(root: Path, commits: Sequence[Commit], at: int) -> None:
+    if not 0 <= at <= len(commits):
+        raise NotStoredError(f"{root} has commits up to {len(commits)}, and no commit {at}")
+    oldest, by = max(((commit.body.get("oldest", 0), commit.number) for commit in commits),
+                     default=(0, 0))  # fmt: skip
+    if at < oldest:
+        raise NotStoredError(
+            f"commit {at} of {root} was given up by commit {by}: files that only it needed may be "
+            "gone",
+            mend=f"the oldest that can be opened is {oldest}",
+        )
 
 
 def _as_direction(values: ArrayLike) -> NDArray[np.float32]:

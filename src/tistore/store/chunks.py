@@ -2,9 +2,10 @@
 Reading a shard chunk by chunk, as a scan does: each is decoded into a buffer that is used again.
 
 A general reader of Zarr gives out a new array for every read; touching that memory for the first
-time costs as much as the decoding. TensorStore reads arbitrary stretches of rows (see `arrays`);
-this reads whole chunks, twice as fast, and has them still in the processor's cache when they are
-multiplied.
+time costs as much as the decoding. This has a chunk still in the processor's cache when it is
+multiplied, and compares it with the checksum that was committed for its place: a general reader
+takes any sound chunk, wherever it comes from. Arrays laid out otherwise are left to one (see
+`arrays`).
 
 Source:
     Zarr v3 sharding_indexed and blosc codecs: https://zarr-specs.readthedocs.io.
@@ -22,8 +23,9 @@ import numpy as np
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from tistore.errors import IntegrityError, TistoreError
+from tistore.errors import IntegrityError, NotStoredError, TistoreError
 from tistore.store.files import Files
+from tistore.store.shards import CHECKSUMS, read_checksum
 
 _CHECKSUM_BYTES = 4
 _RESIDUE = 0x48674BC7
@@ -44,12 +46,14 @@ class Chunk:
         stop: One past its last.
         offset: Where it lies in the shard.
         size_bytes: Its length there, checksum included.
+        checksum: The CRC-32C it was committed with; None where an older writer did not note it.
     """
 
     start: int
     stop: int
     offset: int
     size_bytes: int
+    checksum: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,13 @@ class ShardLayout:
         shape: Rows, layers, and hidden where the array has it.
         dtype: Of its values.
         chunk_shape: Of an inner chunk.
+        checksums: Of every chunk, in the order of the index; none where they were not noted.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     chunk_shape: tuple[int, ...]
+    checksums: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, metadata: bytes) -> ShardLayout | None:
@@ -85,7 +91,8 @@ class ShardLayout:
         is_one_shard = all(length <= whole for length, whole in zip(shape, shard, strict=True))
         if not is_one_shard or shape[0] == 0 or chunk[1:] != (1, *shape[2:]):
             return None
-        return cls(shape, np.dtype(content["data_type"]), chunk)
+        checksums = tuple(content.get("attributes", {}).get(CHECKSUMS, ()))
+        return cls(shape, np.dtype(content["data_type"]), chunk, checksums)
 
     @property
     def chunk_rows(self) -> int:
@@ -122,15 +129,25 @@ class ShardReader:
         index = np.frombuffer(encoded, dtype="<u8").reshape(layout.chunk_rows, n_layers, 2)
         if (index.sum(axis=2) > size_bytes).any():
             raise _damaged(path, "the index points outside the file")
+        if layout.checksums and len(layout.checksums) != index.size // 2:
+            raise _damaged(path, "it has other chunks than its metadata says")
         self._index = index
 
     def chunks(self, layer: int) -> list[Chunk]:
         """List the chunks of the layer at a place on the layer axis, in row order."""
-        rows, n_rows = self.layout.chunk_shape[0], self.layout.shape[0]
-        return [
-            Chunk(place * rows, min((place + 1) * rows, n_rows), int(offset), int(size))
-            for place, (offset, size) in enumerate(self._index[:, layer])
-        ]
+        return [self._chunk(place, layer) for place in range(self.layout.chunk_rows)]
+
+    def _chunk(self, place: int, layer: int) -> Chunk:
+        rows, (n_rows, n_layers) = self.layout.chunk_shape[0], self.layout.shape[:2]
+        offset, size = self._index[place, layer].tolist()
+        checksums = self.layout.checksums
+        return Chunk(
+            start=place * rows,
+            stop=min((place + 1) * rows, n_rows),
+            offset=offset,
+            size_bytes=size,
+            checksum=checksums[place * n_layers + layer] if checksums else None,
+        )
 
     def size_bytes(self, layer: int) -> int:
         """Count the bytes of a layer's chunks."""
@@ -160,12 +177,15 @@ class ShardReader:
             The chunk's rows, a part of `out`.
 
         Raises:
-            IntegrityError: Its checksum does not match, or it is of another size.
+            IntegrityError: Its checksum does not match, it is another chunk than the one that was
+                committed at its place, or it is of another size.
         """
         encoded = self._files.read_range(self._path, chunk.offset, chunk.size_bytes)
         if len(encoded) < chunk.size_bytes:
             raise _damaged(self._path, "it was cut short")
         data = _check(encoded, self._path, f"the chunk at byte {chunk.offset}")
+        if chunk.checksum is not None and read_checksum(encoded) != chunk.checksum:
+            raise _damaged(self._path, f"the chunk at byte {chunk.offset} is another one's")
         # The size is checked before anything is decoded: a few bytes could claim gigabytes.
         if _decoded_bytes(data) != out.nbytes:
             raise _damaged(self._path, f"the chunk at byte {chunk.offset} is of another size")
@@ -175,13 +195,29 @@ class ShardReader:
             raise _damaged(self._path, f"a chunk cannot be decoded: {error}") from error
         return out[: chunk.stop - chunk.start]
 
-    def read_layer(self, layer: int) -> NDArray[Any]:
-        """Decode all rows of a layer: [row, …], contiguous."""
-        shape = (self.layout.shape[0], *self.layout.shape[2:])
-        values = np.empty(shape, dtype=self.layout.dtype)
-        buffer = self.buffer()
-        for chunk in self.chunks(layer):
-            values[chunk.start : chunk.stop] = self.read(chunk, buffer)
+    def read_rows(self, layer: int, start: int, stop: int) -> NDArray[Any]:
+        """
+        Decode rows `start` to `stop` of a layer: [row, …], contiguous.
+
+        Raises:
+            NotStoredError: The array has no such rows.
+            IntegrityError: A chunk they lie in is damaged.
+        """
+        n_rows = self.layout.shape[0]
+        if not 0 <= start <= stop <= n_rows:
+            raise NotStoredError(f"{self._path} has no rows {start} to {stop}, only {n_rows}")
+        values = np.empty((stop - start, *self.layout.shape[2:]), dtype=self.layout.dtype)
+        length = self.layout.chunk_shape[0]
+        buffer = None  # for the chunks at both ends; those between are decoded in place
+        for place in range(start // length, -(-stop // length)):
+            chunk = self._chunk(place, layer)
+            first, last = max(start, chunk.start), min(stop, chunk.stop)
+            target = values[first - start : last - start]
+            if len(target) == length:
+                self.read(chunk, target)
+            else:
+                buffer = self.buffer() if buffer is None else buffer
+                target[:] = self.read(chunk, buffer)[first - chunk.start : last - chunk.start]
         return values
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from tistore.schemas.site import Component, Site
 from tistore.schemas.tables import CLAUSES, RESPONSES, TOKENS
-from tistore.store.files import FileRecord, Files
+from tistore.store.files import Files
 from tistore.store.layout import (
     bundled_score_path,
     folder_of,
@@ -23,6 +22,7 @@ from tistore.store.layout import (
     norm_array,
     segment_folder,
 )
+from tistore.store.log import list_segment_files
 from tistore.store.score_files import encode_scores
 from tistore.store.segment import Segment
 from tistore.store.segment_writer import describe_widths, write_array, write_encoded
@@ -111,12 +111,39 @@ def copy_readings(extracts: Sequence[Extract]) -> pa.Table:
     return pa.concat_tables(tables).combine_chunks()
 
 
-def write_copy(files: Files, copy: SegmentCopy) -> dict[str, Any]:
+def copy_whole(segments: Sequence[Segment]) -> SegmentCopy:
+    """Make one segment of several of one shape."""
+    return copy_parts([Extract(one, np.arange(one.n_readings)) for one in segments])
+
+
+def copy_parts(extracts: Sequence[Extract]) -> SegmentCopy:
+    """Make one segment of readings of several of one shape, with all that is there of them."""
+    first = extracts[0].segment
+    scores = {
+        direction: np.concatenate([one.segment.scores(direction)[one.rows] for one in extracts])
+        for direction in sorted(first.scored)
+    }
+    return SegmentCopy(
+        extracts=extracts,
+        layers=first.layers,
+        components=first.components,
+        responses=copy_readings(extracts),
+        scores=scores,
+        keeps_activations=any(map(first.has_activations, first.components)),
+    )
+
+
+def write_copy(files: Files, segment: str, copy: SegmentCopy) -> dict[str, Any]:
     """
     Write a segment made of parts of others, durably.
 
     Activations go through memory a few chunks at a time. Nothing of it is part of the store until
     a commit names it.
+
+    Args:
+        files: Where to.
+        segment: Its uuid.
+        copy: What it is made of.
 
     Returns:
         The segment's entry for a commit.
@@ -125,7 +152,6 @@ def write_copy(files: Files, copy: SegmentCopy) -> dict[str, Any]:
         IntegrityError: What is copied is damaged.
         NotStoredError: A layer is not there, or activations are wanted and were left behind.
     """
-    segment = uuid.uuid4().hex
     try:
         return _write(files, segment, copy)
     except BaseException:
@@ -159,15 +185,8 @@ def _write(files: Files, segment: str, copy: SegmentCopy) -> dict[str, Any]:
             ).to_json()
             for direction, values in copy.scores.items()
         }
-    files.sync_folders({folder_of(record.path) for record in _list_files(entry)})
+    files.sync_folders({folder_of(record.path) for record in list_segment_files(entry)})
     return entry
-
-
-def _list_files(entry: Mapping[str, Any]) -> list[FileRecord]:
-    listed = [*entry["tables"].values(), *entry.get("scores", {}).values()]
-    for array in entry["arrays"].values():
-        listed += array["files"]
-    return [FileRecord.from_json(record) for record in listed]
 
 
 def _list_arrays(copy: SegmentCopy, component: Component) -> dict[str, ArraySource]:

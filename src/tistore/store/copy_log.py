@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -14,10 +13,10 @@ from tistore.schemas.digest import digest
 from tistore.schemas.response import ResponseSlot
 from tistore.schemas.tables import TABLE_KEYS
 from tistore.store.base import BaseStore
+from tistore.store.committing import is_disjoint
 from tistore.store.copies import SegmentCopy, write_copy
 from tistore.store.keys import row_content, row_key, slot_key
 from tistore.store.layout import segment_folder, table_path
-from tistore.store.log import append_commit, is_named
 from tistore.store.segment_writer import write_streamed
 from tistore.store.tables import encode_table
 from tistore.store.unembedding import StreamedFile
@@ -30,7 +29,7 @@ _SLOT = ["organism", "prompt_set", "prompt_id", "sample"]
 
 class CopyLog:
     """
-    Takes copies into a store, a commit at a time.
+    Takes copies into a store, a commit at a time, until its block ends.
 
     Args:
         store: Where to.
@@ -39,7 +38,15 @@ class CopyLog:
     def __init__(self, store: BaseStore) -> None:
         self._store = store
         self._files = store._files
-        self._writer = uuid.uuid4().hex
+        self._committer = store.committer()
+
+    def __enter__(self) -> Self:
+        """Start a block at whose end the writer's lease is given up."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the lease up."""
+        self._committer.close()
 
     def commit(
         self,
@@ -81,50 +88,33 @@ class CopyLog:
         self._check_room(copies)
         if streamed is not None:
             self._require_free(streamed.size_bytes + SPARE_BYTES)
-        folders = [uuid.uuid4().hex]
+        folders = [self._committer.new_segment()]
+        is_committed = False
         try:
             segments = []
             for copy in copies:
-                segments.append(write_copy(self._files, copy))
-                folders.append(segments[-1]["uuid"])
+                folders.append(self._committer.new_segment())
+                segments.append(write_copy(self._files, folders[-1], copy))
             rows = [self._write_table(folders[0], name, table) for name, table in filled.items()]
             if streamed is not None and "heads" in filled:
                 rows.append(write_streamed(self._files, folders[0], streamed))
             if rows:
                 self._files.sync_folders([segment_folder(folders[0])])
             additions = {"segments": segments, "tables": rows, "keys": keys}
-            self._append(additions | ({"removed": removed} if removed else {}))
-        except BaseException:
-            # An error after the link leaves a commit that may last: its files must stay.
-            if not is_named(self._files, self._last, self._writer):
-                for folder in folders:
-                    self._files.remove_folder(segment_folder(folder))
-            raise
+            additions |= {"removed": removed} if removed else {}
+            start = self._store.snapshot
+            _, is_committed = self._committer.append(
+                start, additions, lambda newer: is_disjoint(additions, start, newer)
+            )
+        finally:
+            if not is_committed:
+                self._committer.abandon(folders)
+        if not is_committed:
+            raise StoreError(
+                f"another process has committed some of the same to {self._store.path}",
+                mend="run the same command again: what is there is left out",
+            )
         self._store.refresh()
-
-    @property
-    def _last(self) -> Any:
-        commits = self._store.snapshot.commits
-        return commits[-1] if commits else None
-
-    def _append(self, additions: dict[str, Any]) -> None:
-        """Take the next number in the log that is free, as long as nobody commits the same."""
-        while not append_commit(
-            self._files,
-            parent=self._last,
-            header_hash=self._store.header.sha256,
-            writer=self._writer,
-            additions=additions,
-        ):
-            self._store.refresh()
-            committed = self._store.snapshot.keys
-            for kind, keys in additions["keys"].items():
-                if kind != "slots" and keys.keys() & committed.get(kind, {}).keys():
-                    raise StoreError(
-                        f"another process has committed some of the same {kind} to "
-                        f"{self._store.path}",
-                        mend="run the same command again: what is there is left out",
-                    )
 
     def _check_new(self, keys: Keys) -> None:
         """Check that slots hold no other response, and that no reading is there yet."""

@@ -68,7 +68,7 @@ class EventLog:
         Read the lines, oldest first; none where nothing has happened yet.
 
         Returns:
-            What each line holds. A line that a crash cut short is left out.
+            What each line holds. A line that a crash cut short, or that is damaged, is left out.
 
         Raises:
             StoreError: The file cannot be read.
@@ -99,4 +99,15 @@ def _parse(line: bytes) -> Event | None:
         event = json.loads(line)
     except ValueError:
         return None
-    return event if isinstance(event, dict) and event.keys() >= _ALWAYS else None
+    return event if isinstance(event, dict) and _is_whole(event) else None
+
+
+def _is_whole(event: Event) -> bool:
+    """Whether a line says when, what and by whom; a flipped bit may leave JSON that does not."""
+    if not event.keys() >= _ALWAYS:
+        return False
+    try:
+        is_time = datetime.fromisoformat(event["time"]).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+    return is_time and isinstance(event["event"], str) and isinstance(event["pid"], int)

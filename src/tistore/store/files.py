@@ -1,31 +1,24 @@
 """
 The file operations a store is made of.
 
-Everything above this module speaks `Files`: POSIX here, a fault-injecting one in the tests.
-The order in which they are called is the commit protocol; see `docs/format.md`.
+Everything above speaks `Files`; `posix` has the one for a folder. The order in which they are
+called is the commit protocol; see `docs/format.md`.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from blake3 import blake3
 
-from tistore.errors import IntegrityError, NoRoomError, StoreError
+from tistore.errors import IntegrityError
+from tistore.store.layout import TEMPORARY as TEMPORARY
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-_BLOCK_BYTES = 1 << 22
-
-TEMPORARY = ".tmp-"
-"""How the names of files begin that are being written."""
+BLOCK_BYTES = 1 << 20
+"""What is read of a file at once: it stays in the processor's cache while it is hashed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +46,41 @@ class FileRecord:
         return cls(value["path"], value["bytes"], value["blake3"])
 
 
+@dataclass(frozen=True, slots=True)
+class FileStatus:
+    """
+    A file or folder as it lies there.
+
+    Attributes:
+        path: Relative to the store, with "/".
+        size_bytes: Length; 0 for what is no plain file.
+        modified_at: When it was last written, or said to be so, in seconds since 1970, by the
+            clock of the place. Copies take this over.
+        changed_at: When anything about it last changed: it was written, copied, renamed. Nobody
+            can set it.
+        kind: What it is.
+        version: Another text once the file was written or replaced, as far as that can be told
+            without reading it.
+    """
+
+    path: str
+    size_bytes: int
+    modified_at: float
+    changed_at: float
+    kind: Literal["file", "folder", "other"]
+    version: str = ""
+
+
+class Hold(Protocol):
+    """A file that is locked for as long as its holder lives."""
+
+    def renew(self) -> bool:
+        """Note that the holder lives; False when the file was taken away."""
+
+    def release(self) -> None:
+        """Remove the file and give the lock up; once is enough."""
+
+
 class Files(Protocol):
     """What a store needs of the place it lies in. Paths are relative to the store, with "/"."""
 
@@ -62,17 +90,60 @@ class Files(Protocol):
     def read_range(self, path: str, start: int, length: int) -> bytes:
         """Read `length` bytes from `start`; fewer only at the file's end."""
 
+    def read_blocks(self, path: str, buffer: bytearray) -> Iterator[memoryview]:
+        """Read a whole file through `buffer`: each block is good until the next is asked for."""
+
     def expect_range(self, path: str, start: int, length: int) -> None:
         """Hint that these bytes are about to be read; where it means nothing, nothing is done."""
 
     def write_new(self, path: str, pieces: Iterable[bytes]) -> FileRecord:
         """Write a file that must not exist yet, durably, hashing it piece by piece."""
 
-    def put_if_absent(self, path: str, data: bytes) -> bool:
-        """Make a whole file appear at once, durably; False when one is there already."""
+    def put_if_absent(
+        self, path: str, data: bytes, seen: Callable[[], object] = lambda: None
+    ) -> bool:
+        """
+        Make a whole file appear at once, durably; False when one is there already.
+
+        `seen` is called as soon as others see the file, before it is known to be durable.
+        """
 
     def sync_folders(self, folders: Iterable[str]) -> None:
-        """Make the entries of these folders durable, deepest first."""
+        """Make the entries of these folders durable, and of those above them, deepest first."""
+
+    def move(self, source: str, target: str) -> None:
+        """Give a file or a folder a name that is not taken, durably."""
+
+    def rename(self, source: str, target: str) -> bool:
+        """Give it a name that is not taken, durable only later; False when it is gone."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file; one that is not there is as good as removed."""
+
+    def status(self, path: str) -> FileStatus | None:
+        """Look at what lies at a path, a link itself too; None when nothing does."""
+
+    def walk(self, folder: str) -> list[FileStatus]:
+        """List everything below a folder, sorted by path; links are not followed."""
+
+    def hold(self, path: str, data: bytes) -> Hold:
+        """Create a file that must not exist, and lock it. It need not outlast a power cut."""
+
+    def is_held(self, path: str) -> bool | None:
+        """Whether its holder lives; None where the place cannot tell."""
+
+    def turn(
+        self, folder: str, patience_seconds: float
+    ) -> AbstractContextManager[Callable[[], None]]:
+        """Wait for others who write to a folder, so long at most; gives what ends the turn."""
+
+    def require_exclusive_creates(self) -> None:
+        """
+        Refuse a place on which one writer could replace what another has written.
+
+        Raises:
+            UnsafePlaceError: It is such a place.
+        """
 
     def list_names(self, folder: str) -> list[str]:
         """Names in a folder, sorted; none when it does not exist."""
@@ -89,135 +160,32 @@ class Files(Protocol):
     def remove_folder(self, folder: str) -> None:
         """Remove what an unacknowledged write left behind."""
 
+    def remove_empty_folder(self, folder: str) -> bool:
+        """Remove a folder that holds nothing; False when it holds something, or is gone."""
+
     def key_value_store(self, folder: str) -> dict[str, Any]:
         """Where TensorStore finds this folder."""
 
 
-class PosixFiles:
-    """A folder on a POSIX file system."""
+def hash_file(
+    files: Files,
+    path: str,
+    buffer: bytearray | None = None,
+    hear: Callable[[int], object] = lambda n_bytes: None,
+) -> str:
+    """
+    Hash a file in blocks, so that its size does not matter: BLAKE3, hex.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def read(self, path: str) -> bytes:
-        """Read a whole file."""
-        with self._translated(path):
-            return self._locate(path).read_bytes()
-
-    def read_range(self, path: str, start: int, length: int) -> bytes:
-        """Read `length` bytes from `start`; fewer only at the file's end."""
-        with self._translated(path), _opened(self._locate(path)) as descriptor:
-            data = os.pread(descriptor, length, start)
-            while 0 < len(data) < length:
-                more = os.pread(descriptor, length - len(data), start + len(data))
-                if not more:
-                    break
-                data += more
-            return data
-
-    def expect_range(self, path: str, start: int, length: int) -> None:
-        """Ask the kernel to read ahead, all of it at once."""
-        if hasattr(os, "posix_fadvise"):  # not on macOS
-            with self._translated(path), _opened(self._locate(path)) as descriptor:
-                os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_WILLNEED)
-
-    def write_new(self, path: str, pieces: Iterable[bytes]) -> FileRecord:
-        """Write a file that must not exist yet, hashing it piece by piece, and fsync it."""
-        target = self._locate(path)
-        hasher = blake3()
-        with self._translated(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            size_bytes = _write_exclusively(target, pieces, hasher.update)
-        return FileRecord(path, size_bytes, hasher.hexdigest())
-
-    def put_if_absent(self, path: str, data: bytes) -> bool:
-        """
-        Make a whole file appear at once, durably.
-
-        The file is written and fsynced under a temporary name and then linked: unlike a rename,
-        a link never replaces what is there.
-        """
-        target = self._locate(path)
-        temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-        with self._translated(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                _write_exclusively(temporary, [data])
-                won = _link(temporary, target)
-                _sync_folder(target.parent)
-            finally:
-                temporary.unlink(missing_ok=True)
-        return won
-
-    def sync_folders(self, folders: Iterable[str]) -> None:
-        """Fsync these folders and all between them and the store, deepest first."""
-        paths = {self.root}
-        for folder in folders:
-            path = self._locate(folder)
-            while path != self.root:
-                paths.add(path)
-                path = path.parent
-        for path in sorted(paths, key=lambda path: len(path.parts), reverse=True):
-            with self._translated(str(path)):
-                _sync_folder(path)
-
-    def list_names(self, folder: str) -> list[str]:
-        """Names in a folder, sorted; none when it does not exist."""
-        with self._translated(folder), suppress(FileNotFoundError):
-            return sorted(path.name for path in self._locate(folder).iterdir())
-        return []
-
-    def size(self, path: str) -> int | None:
-        """Length of a file; None when it does not exist."""
-        with self._translated(path), suppress(FileNotFoundError):
-            return self._locate(path).stat().st_size
-        return None
-
-    def free_bytes(self) -> int | None:
-        """Room left for this user on the file system."""
-        return shutil.disk_usage(self.root).free
-
-    def is_writable(self) -> bool:
-        """Whether this user may create files here."""
-        return os.access(self.root, os.W_OK | os.X_OK)
-
-    def remove_folder(self, folder: str) -> None:
-        """Remove what an unacknowledged write left behind; a failure leaves it for later."""
-        shutil.rmtree(self._locate(folder), ignore_errors=True)
-
-    def key_value_store(self, folder: str) -> dict[str, Any]:
-        """Where TensorStore finds this folder: it takes no path with ".." in it."""
-        return {"driver": "file", "path": f"{self._locate(folder).resolve()}/"}
-
-    def _locate(self, path: str) -> Path:
-        return self.root / path
-
-    @contextmanager
-    def _translated(self, path: str) -> Any:
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise IntegrityError(
-                f"{path} is missing from {self.root}",
-                mend=f"run `tistore verify {self.root}` to see what else is",
-            ) from error
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                raise NoRoomError(
-                    f"no room left while writing {path} in {self.root}: {error.strerror}",
-                    mend="free some space and run the same command again; "
-                    "everything committed is intact",
-                ) from error
-            raise StoreError(f"{self.root}: {error.strerror or error} ({path})") from error
-
-
-def hash_file(files: Files, path: str) -> str:
-    """Hash a file in blocks, so that its size does not matter: BLAKE3, hex."""
+    Args:
+        files: The store's files.
+        path: Which of them.
+        buffer: What to read through; a new one when left out.
+        hear: Told the bytes of each block.
+    """
     hasher = blake3()
-    start = 0
-    while block := files.read_range(path, start, _BLOCK_BYTES):
+    for block in files.read_blocks(path, bytearray(BLOCK_BYTES) if buffer is None else buffer):
         hasher.update(block)
-        start += len(block)
+        hear(len(block))
     return hasher.hexdigest()
 
 
@@ -235,65 +203,3 @@ def read_checked(files: Files, record: FileRecord) -> bytes:
             mend="run `tistore verify` to see what else is; restore the file from a copy",
         )
     return data
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-_WRITTEN_BEHIND_BYTES = 16 << 20
-
-
-def _write_exclusively(
-    path: Path, pieces: Iterable[bytes], hear: Callable[[bytes], object] = len
-) -> int:
-    """Write a new file and fsync it; `hear` is given every piece. Returns the length."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-    size_bytes = started = 0
-    try:
-        for piece in pieces:
-            hear(piece)
-            size_bytes += len(piece)
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            if size_bytes - started >= _WRITTEN_BEHIND_BYTES:
-                _start_writing_back(descriptor, started, size_bytes - started)
-                started = size_bytes
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return size_bytes
-
-
-def _start_writing_back(descriptor: int, start: int, n_bytes: int) -> None:
-    """
-    Have the disk begin while the rest is still being made, so that the fsync has less to wait for.
-
-    Linux starts writing dirty pages it is told are not needed, and keeps them until they are
-    written. Elsewhere this may do nothing.
-    """
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, start, n_bytes, os.POSIX_FADV_DONTNEED)
-
-
-def _link(source: Path, target: Path) -> bool:
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        # Over NFS a repeated request reports a link as existing that this very call has made.
-        return source.stat().st_nlink == 2
-    return True
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

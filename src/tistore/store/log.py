@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from tistore.errors import IntegrityError
-from tistore.store.files import Files
+from tistore.store.files import FileRecord, Files
 from tistore.store.layout import COMMITS, commit_number, commit_path
 from tistore.version import __version__
 
@@ -74,10 +73,21 @@ def append_commit(
     parent: Commit | None,
     header_hash: str,
     writer: str,
-    additions: dict[str, Any],
+    commit_uuid: str,
+    additions: Mapping[str, Any],
+    seen: Callable[[], object] = lambda: None,
 ) -> Commit | None:
     """
     Try to make `additions` the commit after `parent`, durably.
+
+    Args:
+        files: The store's files.
+        parent: The commit it is to follow; None for the first.
+        header_hash: SHA-256 of the store's header, the parent of commit 1.
+        writer: Identity of the writer.
+        commit_uuid: Identity of this attempt, by which `is_named` finds it.
+        additions: The rest of the body. Its operation is "append" unless it says another.
+        seen: Called once other writers see the commit, before it is durable.
 
     Returns:
         The commit, now acknowledged; None when another writer took the number first.
@@ -85,7 +95,7 @@ def append_commit(
     body = {
         "number": parent.number + 1 if parent else 1,
         "parent": parent.sha256 if parent else header_hash,
-        "commit_uuid": uuid.uuid4().hex,
+        "commit_uuid": commit_uuid,
         "writer": writer,
         "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "tistore": __version__,
@@ -94,16 +104,31 @@ def append_commit(
     }
     line = json.dumps(body, separators=(",", ":")).encode()
     sha256 = hashlib.sha256(line).hexdigest()
-    trailer = json.dumps({"sha256": sha256}, separators=(",", ":")).encode()
-    if not files.put_if_absent(commit_path(body["number"]), line + b"\n" + trailer + b"\n"):
+    data = line + b"\n" + write_trailer(sha256)
+    if not files.put_if_absent(commit_path(body["number"]), data, seen):
         return None
     return Commit(body["number"], sha256, body)
 
 
-def is_named(files: Files, parent: Commit | None, writer: str) -> bool:
-    """Whether the commit after `parent` exists and is this writer's, acknowledged or not."""
+def write_trailer(sha256: str) -> bytes:
+    """Lay out a commit's second line, which tells the hash of the first."""
+    return json.dumps({"sha256": sha256}, separators=(",", ":")).encode() + b"\n"
+
+
+def is_named(files: Files, parent: Commit | None, commit_uuid: str) -> bool:
+    """Whether the commit after `parent` exists and is this attempt's, acknowledged or not."""
     path = commit_path(parent.number + 1 if parent else 1)
-    return files.size(path) is not None and f'"writer":"{writer}"'.encode() in files.read(path)
+    named = f'"commit_uuid":"{commit_uuid}"'.encode()
+    return files.size(path) is not None and named in files.read(path)
+
+
+def list_segment_files(entry: Mapping[str, Any]) -> list[FileRecord]:
+    """List every file of a segment's entry: tables, then arrays, then bundled scores."""
+    listed = list(entry["tables"].values())
+    for array in entry["arrays"].values():
+        listed += array["files"]
+    listed += entry.get("scores", {}).values()
+    return [FileRecord.from_json(record) for record in listed]
 
 
 Keys = dict[str, dict[str, str]]

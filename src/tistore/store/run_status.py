@@ -16,6 +16,7 @@ State = Literal["running", "finished", "stopped", "failed", "gone", "silent"]
 SILENT_SECONDS = 300.0
 """Without a word for so long, a run on another machine may be gone; nobody here can tell."""
 
+_COUNTS = ("readings", "found", "total", "tokens")
 _ENDS: dict[str, State] = {"finished": "finished", "stopped": "stopped", "failed": "failed"}
 
 
@@ -64,7 +65,7 @@ class RunStatus:
 def describe_newest_run(store: BaseStore) -> RunStatus | None:
     """Describe the run that was started last; None where there has been none."""
     events = store.events.read()
-    starts = [event for event in events if event["event"] == "started" and "readings" in event]
+    starts = [event for event in events if event["event"] == "started" and _has_counts(event)]
     if not starts:
         return None
     run_id = starts[-1]["run_id"]
@@ -74,7 +75,7 @@ def describe_newest_run(store: BaseStore) -> RunStatus | None:
 
 def _describe(store: BaseStore, events: Sequence[Event]) -> RunStatus:
     start, last = events[0], events[-1]
-    counts = [event for event in events if "readings" in event]
+    counts = [event for event in events if _has_counts(event)]
     newest = counts[-1]
     seconds = _seconds_between(start, newest)
     done = newest["readings"] - newest["found"]
@@ -95,6 +96,11 @@ def _describe(store: BaseStore, events: Sequence[Event]) -> RunStatus:
         committed_readings=sum(segment.n_readings for segment in store.snapshot.segments),
         free_bytes=store.free_bytes,
     )
+
+
+def _has_counts(event: Event) -> bool:
+    """Whether a line says how far the run is; one of its names may be damaged."""
+    return all(isinstance(event.get(name), int) for name in _COUNTS)
 
 
 def _tell_state(last: Event) -> State:

@@ -221,7 +221,8 @@ def decode_scores(
         with pq.ParquetFile(pa.BufferReader(data)) as file:
             table = file.read(use_threads=False)
         values: NDArray[np.float32] = table[_COLUMN].to_numpy()
-    except (pa.ArrowException, OSError, KeyError):  # OSError: Arrow's, for Parquet cut short
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        # OSError: Arrow's, for Parquet cut short; ValueError: Python's, for a name that is no text.
         return None
     if values.dtype != np.float32 or len(values) != n_rows:
         return None

@@ -17,8 +17,8 @@ from tistore.store.arrays import ArrayReader
 from tistore.store.chunks import Chunk, ShardLayout, ShardReader
 from tistore.store.files import FileRecord, Files, read_checked
 from tistore.store.layout import array_folder, mean_array, norm_array
+from tistore.store.log import list_segment_files
 from tistore.store.score_files import decode_scores
-from tistore.store.segment_writer import list_files
 from tistore.store.shards import METADATA
 from tistore.store.table_cache import TableCache
 from tistore.store.tables import decode_table
@@ -59,8 +59,7 @@ class Segment:
     @cached_property
     def files(self) -> tuple[FileRecord, ...]:
         """Every file of the segment."""
-        scores = map(FileRecord.from_json, self._entry.get("scores", {}).values())
-        return (*list_files(self._entry), *scores)
+        return tuple(list_segment_files(self._entry))
 
     def table(self, name: SegmentTable, columns: Sequence[str] | None = None) -> pa.Table:
         """
@@ -170,11 +169,11 @@ class Segment:
 
     def means(self, site: Site) -> NDArray[np.float32]:
         """Mean activation of each reading's audited tokens: [reading, width]; NaN for none."""
-        return self._read_whole(mean_array(site.component), site, self.n_readings)
+        return self._read(mean_array(site.component), site, 0, self.n_readings)
 
     def norms(self, site: Site) -> NDArray[np.float32]:
         """Euclidean norm of each token's activation: [row]."""
-        return self._read_whole(norm_array(site.component), site, self.n_rows)
+        return self._read(norm_array(site.component), site, 0, self.n_rows)
 
     def site_bytes(self, site: Site) -> int:
         """Bytes on disk of one layer's activations; none where they are not here."""
@@ -190,18 +189,15 @@ class Segment:
         """Bytes on disk of one layer's response means."""
         return self._layer_bytes(mean_array(site.component), site)
 
-    def _read_whole(self, array: str, site: Site, n_rows: int) -> NDArray[Any]:
-        place = self._place(site)
-        shard = self._shard(array)
-        return self._read(array, site, 0, n_rows) if shard is None else shard.read_layer(place)
-
     def _read(self, array: str, site: Site, start: int, stop: int) -> NDArray[Any]:
         place = self._place(site)
         if start == stop:
             shape = self._entry["arrays"][array]["shape"]
             return np.empty((0, *shape[2:]), dtype=np.float32)
+        shard = self._shard(array)
+        if shard is not None:
+            return shard.read_rows(place, start, stop)
         if array not in self._arrays:
-            self._check_files(array)
             folder = array_folder(self.uuid, array)
             self._arrays[array] = ArrayReader(self._files.key_value_store(folder), folder)
         return self._arrays[array].read(place, start, stop)

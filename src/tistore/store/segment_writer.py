@@ -24,9 +24,10 @@ from tistore.store.layout import (
     norm_array,
     table_path,
 )
+from tistore.store.log import list_segment_files
 from tistore.store.moments import measure
 from tistore.store.reading import Reading
-from tistore.store.shards import METADATA, ArraySource, encode_metadata, encode_shard
+from tistore.store.shards import METADATA, ArraySource, ShardEncoder, encode_metadata
 from tistore.store.tables import build_table, encode_table
 from tistore.store.unembedding import StreamedFile
 
@@ -55,7 +56,7 @@ def write_segment(files: Files, segment: str, readings: Sequence[Reading]) -> di
         "arrays": arrays,
         "tables": _write_tables(files, segment, readings, starts),
     }
-    files.sync_folders({folder_of(record.path) for record in list_files(entry)})
+    files.sync_folders({folder_of(record.path) for record in list_segment_files(entry)})
     return entry
 
 
@@ -82,14 +83,6 @@ def write_streamed(files: Files, segment: str, streamed: StreamedFile) -> dict[s
     """Write a file of a log table piece by piece; the caller syncs the folder. Gives its entry."""
     record = files.write_new(table_path(segment, streamed.table), streamed.pieces())
     return {"table": streamed.table, **record.to_json(), "rows": streamed.n_rows}
-
-
-def list_files(entry: Mapping[str, Any]) -> list[FileRecord]:
-    """List every file of a segment's commit entry: tables, then arrays."""
-    listed = list(entry["tables"].values())
-    for array in entry["arrays"].values():
-        listed += array["files"]
-    return [FileRecord.from_json(record) for record in listed]
 
 
 def write_encoded(files: Files, segment: str, name: str, table: pa.Table) -> dict[str, Any]:
@@ -161,14 +154,20 @@ def _gather(
 
 
 def write_array(files: Files, segment: str, name: str, source: ArraySource) -> dict[str, Any]:
-    """Write an array's metadata and its shard; the caller syncs the folders. Gives its entry."""
+    """Write an array's shard and its metadata; the caller syncs the folders. Gives its entry."""
     folder = array_folder(segment, name)
-    records = [files.write_new(f"{folder}/{METADATA}", [encode_metadata(source)])]
+    shards: list[FileRecord] = []
+    checksums: Sequence[int] = ()
     if source.shard_name is not None:
+        encoder = ShardEncoder(source)
         # Closed here, whatever happens: left to the garbage collector, it would wait for its
         # threads at any moment, such as while another is being started.
-        with closing(encode_shard(source)) as pieces:
-            records.append(files.write_new(f"{folder}/{source.shard_name}", pieces))
+        with closing(encoder.pieces()) as pieces:
+            shards.append(files.write_new(f"{folder}/{source.shard_name}", pieces))
+        checksums = encoder.checksums
+    # Last, since it says what the shard holds.
+    metadata = files.write_new(f"{folder}/{METADATA}", [encode_metadata(source, checksums)])
+    records = [metadata, *shards]
     entry = {"shape": list(source.shape), "files": [record.to_json() for record in records]}
     if "exponents" in source.attributes:
         entry["exponents"] = source.attributes["exponents"]

@@ -3,7 +3,9 @@ Writing the arrays of a segment: sharded Zarr v3, encoded chunk by chunk as it i
 
 An array is one shard file. Its inner chunks hold one layer of some hundreds of tokens, with all
 of hidden, so that one layer is read alone; a layer's chunks lie together. Each chunk carries a
-crc32c, checked whenever it is decoded.
+crc32c, checked whenever it is decoded. The array's metadata, which the log names by its hash,
+repeats them all: a sound chunk from another place, or a whole shard of another array, is not taken
+for this one.
 
 Source:
     Zarr v3 core, and its sharding_indexed, blosc and crc32c codecs: https://zarr-specs.readthedocs.io.
@@ -27,9 +29,13 @@ from numpy.typing import NDArray
 
 METADATA = "zarr.json"
 
+CHECKSUMS = "chunk_crc32c"
+"""Attribute of an array: the CRC-32C of every chunk, in the order of the shard's index."""
+
 _CHUNK_BYTES = 1 << 20
 _MIN_CHUNK_ROWS, _MAX_CHUNK_ROWS = 64, 512
 _COMPRESSOR, _LEVEL = "lz4", 5
+_CHECKSUM = struct.Struct("<I")
 
 ReadRows = Callable[[int, int, int], NDArray[Any]]
 
@@ -57,7 +63,7 @@ class ArraySource:
     def chunk_shape(self) -> tuple[int, ...]:
         """Shape of an inner chunk: about 1 MB of one layer."""
         row_bytes = int(np.prod(self.shape[2:], dtype=np.int64)) * self.dtype.itemsize
-        rows = min(max(_CHUNK_BYTES // row_bytes, _MIN_CHUNK_ROWS), _MAX_CHUNK_ROWS)
+        rows = full_chunk_rows(row_bytes)
         if len(self.shape) == 2:
             # One number a row: a chunk of 512 would be smaller than its own bookkeeping.
             rows = _CHUNK_BYTES // row_bytes
@@ -74,8 +80,19 @@ class ArraySource:
         return "/".join(["c", *"0" * len(self.shape)]) if self.shape[0] else None
 
 
-def encode_metadata(source: ArraySource) -> bytes:
-    """Encode an array's `zarr.json`."""
+def full_chunk_rows(row_bytes: int) -> int:
+    """Count the rows of a chunk of an array that has enough of them."""
+    return min(max(_CHUNK_BYTES // row_bytes, _MIN_CHUNK_ROWS), _MAX_CHUNK_ROWS)
+
+
+def encode_metadata(source: ArraySource, checksums: Sequence[int]) -> bytes:
+    """
+    Encode an array's `zarr.json`.
+
+    Args:
+        source: The array.
+        checksums: The CRC-32C of every chunk, in the order of the index; none without a shard.
+    """
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     compressor = {
         "cname": _COMPRESSOR,
@@ -101,35 +118,54 @@ def encode_metadata(source: ArraySource) -> bytes:
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": "NaN",
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "attributes": dict(source.attributes),
+        "attributes": {**source.attributes, **({CHECKSUMS: checksums} if checksums else {})},
         "dimension_names": list(source.dimension_names),
     }
     return json.dumps(content, indent=1).encode()
 
 
-def encode_shard(source: ArraySource) -> Generator[bytes]:
+class ShardEncoder:
     """
-    Encode an array as its shard, piece by piece: every chunk, then the index.
+    An array on its way to being its shard.
 
-    Chunks are compressed side by side; only a few are in memory at a time. It has threads: close
-    it when it is not used up.
+    Args:
+        source: The array.
     """
-    n_rows, n_layers = source.chunk_rows, source.shape[1]
-    places = [(row, layer) for layer in range(n_layers) for row in range(n_rows)]
-    index = np.empty((n_rows, n_layers, 2), dtype="<u8")
-    offset = 0
-    workers = os.cpu_count() or 1
-    waiting: deque[Future[bytes]] = deque()
-    coming = iter(places)
-    with ThreadPoolExecutor(workers) as threads:
-        for place in places:
-            while len(waiting) < 2 * workers and (following := next(coming, None)) is not None:
-                waiting.append(threads.submit(_encode_chunk, source, *following))
-            chunk = waiting.popleft().result()
-            index[place] = offset, len(chunk)
-            offset += len(chunk)
-            yield chunk
-    yield _with_checksum(index.tobytes())
+
+    def __init__(self, source: ArraySource) -> None:
+        self._source = source
+        self._checksums = np.zeros((source.chunk_rows, source.shape[1]), dtype=np.uint32)
+
+    @property
+    def checksums(self) -> list[int]:
+        """The CRC-32C of every chunk, in the order of the index, once all pieces are taken."""
+        checksums: list[int] = self._checksums.ravel().tolist()
+        return checksums
+
+    def pieces(self) -> Generator[bytes]:
+        """
+        Encode the shard piece by piece: every chunk, then the index.
+
+        Chunks are compressed side by side; only a few are in memory at a time. It has threads:
+        close it when it is not used up.
+        """
+        n_rows, n_layers = self._checksums.shape
+        places = [(row, layer) for layer in range(n_layers) for row in range(n_rows)]
+        index = np.empty((n_rows, n_layers, 2), dtype="<u8")
+        offset = 0
+        workers = os.cpu_count() or 1
+        waiting: deque[Future[bytes]] = deque()
+        coming = iter(places)
+        with ThreadPoolExecutor(workers) as threads:
+            for place in places:
+                while len(waiting) < 2 * workers and (following := next(coming, None)) is not None:
+                    waiting.append(threads.submit(_encode_chunk, self._source, *following))
+                chunk = waiting.popleft().result()
+                index[place] = offset, len(chunk)
+                self._checksums[place] = read_checksum(chunk)
+                offset += len(chunk)
+                yield chunk
+        yield _with_checksum(index.tobytes())
 
 
 def _encode_chunk(source: ArraySource, row: int, layer: int) -> bytes:
@@ -146,5 +182,11 @@ def _encode_chunk(source: ArraySource, row: int, layer: int) -> bytes:
     )
 
 
+def read_checksum(chunk: bytes) -> int:
+    """Read the checksum that a chunk carries as its last four bytes."""
+    (checksum,) = _CHECKSUM.unpack_from(chunk, len(chunk) - _CHECKSUM.size)
+    return int(checksum)
+
+
 def _with_checksum(data: bytes) -> bytes:
-    return data + struct.pack("<I", google_crc32c.value(data))
+    return data + _CHECKSUM.pack(google_crc32c.value(data))

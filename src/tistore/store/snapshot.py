@@ -18,9 +18,10 @@ from tistore.schemas.response import ResponseSlot
 from tistore.schemas.site import Site
 from tistore.schemas.tables import LOG_TABLES, STREAMED_TABLES
 from tistore.schemas.vector import Vector
+from tistore.store.contents import Contents, TableFile
 from tistore.store.files import FileRecord, Files, read_checked
 from tistore.store.keys import row_content, row_key
-from tistore.store.log import Commit, Keys, add_keys, removed_by
+from tistore.store.log import Commit, Keys, add_keys
 from tistore.store.segment import Segment
 from tistore.store.table_cache import TableCache
 from tistore.store.tables import decode_table
@@ -63,15 +64,16 @@ class Snapshot:
         self._files = files
         self.commits = tuple(commits)
         self._known = (known.number, known.keys) if known else (0, {})
+        before = known.contents if known else Contents()
+        self.contents: Contents = before.after(self.commits[self._known[0] :])
         # Files are immutable: what one snapshot has decoded, the next need not.
         self._decoded: dict[str, pa.Table] = known._decoded if known else {}
         self._read_vectors: dict[str, tuple[Vector, ...]] = known._read_vectors if known else {}
         self.kept_columns: TableCache = known.kept_columns if known else TableCache()
         opened = {segment.uuid: segment for segment in known.segments} if known else {}
         self.segments: tuple[Segment, ...] = tuple(
-            opened.get(entry["uuid"]) or Segment(files, entry, self.kept_columns)
-            for commit in commits
-            for entry in commit.body["segments"]
+            opened.get(uuid) or Segment(files, entry, self.kept_columns)
+            for uuid, entry in self.contents.segments.items()
         )
 
     @property
@@ -87,10 +89,13 @@ class Snapshot:
 
     @cached_property
     def files(self) -> tuple[FileRecord, ...]:
-        """Every committed file below the log."""
-        listed = [record for segment in self.segments for record in segment.files]
-        names = (*LOG_TABLES, *STREAMED_TABLES)
-        return (*listed, *(record for name in names for record in self._table_files(name)))
+        """Every file below the log that is part of this state."""
+        return self.contents.files
+
+    @cached_property
+    def kept_files(self) -> tuple[FileRecord, ...]:
+        """These, and those of every earlier state that can still be opened."""
+        return self.contents.kept_files
 
     def table(self, name: str) -> pa.Table:
         """
@@ -109,7 +114,7 @@ class Snapshot:
             )
         if name not in LOG_TABLES:
             raise NotStoredError(f"no table {name!r}; {nearest(name, LOG_TABLES)}")
-        tables = [self._decode_live(name, *found) for found in self._numbered_files(name)]
+        tables = [self.live_rows(file) for file in self.table_files(name)]
         schema = LOG_TABLES[name]
         # Files from before a column was added lack it: it is NULL there.
         whole = pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
@@ -122,15 +127,16 @@ class Snapshot:
     @cached_property
     def _vectors(self) -> tuple[Vector, ...]:
         found: list[Vector] = []
-        for number, record in self._numbered_files("vectors"):
-            if record.path not in self._read_vectors:
-                self._read_vectors[record.path] = read_vectors(self._decode(record))
+        for file in self.table_files("vectors"):
+            path = file.record.path
+            if path not in self._read_vectors:
+                self._read_vectors[path] = read_vectors(self._decode(file.record))
             found += (
                 vector
-                for vector in self._read_vectors[record.path]
+                for vector in self._read_vectors[path]
                 # Hashes of large vectors take time: they are worked out where they can matter.
-                if "vectors" not in self._removals
-                or not self._is_removed("vectors", number, vector.key, vector.content_hash)
+                if "vectors" not in self.contents.removals
+                or not self._is_removed("vectors", file.number, vector.key, vector.content_hash)
             )
         return tuple(map(self._mark, found))
 
@@ -147,10 +153,10 @@ class Snapshot:
         rows = map(Choice.from_row, self.table("choices").to_pylist())
         return {(choice.trait, choice.model): choice for choice in rows}
 
-    def _decode_live(self, name: str, number: int, record: FileRecord) -> pa.Table:
-        """Decode a file of a table without the rows that later commits removed."""
-        table = self._decode(record)
-        if name not in self._removals:
+    def live_rows(self, file: TableFile) -> pa.Table:
+        """Read a file of a table of the log, without the rows that later commits removed."""
+        table, name, number = self._decode(file.record), file.table, file.number
+        if name not in self.contents.removals:
             return table
         light = table.drop_columns(["values"]) if "values" in table.column_names else table
         is_live = [
@@ -161,24 +167,13 @@ class Snapshot:
 
     def _is_removed(self, name: str, number: int, key: str, content: str) -> bool:
         """Whether a commit after `number` removes a row."""
-        return self._removals.get(name, {}).get((key, content), 0) > number
+        return self.contents.removals.get(name, {}).get((key, content), 0) > number
 
     def gone(self, name: str) -> set[tuple[str, str]]:
         """What was removed from a table and is not there again: keys and hashes of contents."""
         live = self.keys.get(name, {})
-        removed = self._removals.get(name, {})
+        removed = self.contents.removals.get(name, {})
         return {(key, content) for key, content in removed if live.get(key) != content}
-
-    @cached_property
-    def _removals(self) -> dict[str, dict[tuple[str, str], int]]:
-        """For each table, the last commit that removes a key's content."""
-        found: dict[str, dict[tuple[str, str], int]] = {}
-        for commit in self.commits:
-            for name, entries in removed_by(commit).items():
-                found.setdefault(name, {}).update(
-                    {(key, content): commit.number for key, content in entries.items()}
-                )
-        return found
 
     def _decode(self, record: FileRecord) -> pa.Table:
         if record.path not in self._decoded:
@@ -217,11 +212,10 @@ class Snapshot:
         """Every head's: the file lies in the commit that has its key."""
         by_key = {row_key("heads", {"head_hash": name}): head for name, head in self.heads.items()}
         found = {}
-        for commit in self.commits:
-            for key in commit.body["keys"].get("heads", {}):
-                for record in _list_files(commit, UNEMBEDDING_TABLE):
-                    head = by_key[key]
-                    found[head.head_hash] = Unembedding(self._files, record, head)
+        for file in self.table_files(UNEMBEDDING_TABLE):
+            for key in self.commits[file.number - 1].body["keys"].get("heads", {}):
+                head = by_key[key]
+                found[head.head_hash] = Unembedding(self._files, file.record, head)
         return found
 
     def find_response(self, slot: ResponseSlot) -> StoredResponse | None:
@@ -277,22 +271,9 @@ class Snapshot:
             walked += [(key, ReadingPlace(segment, index)) for index, key in enumerate(values)]
         return walked
 
-    def _table_files(self, name: str) -> list[FileRecord]:
-        return [record for _, record in self._numbered_files(name)]
-
-    def _numbered_files(self, name: str) -> list[tuple[int, FileRecord]]:
-        """List a table's files, each with the number of its commit."""
-        return [
-            (commit.number, record)
-            for commit in self.commits
-            for record in _list_files(commit, name)
-        ]
-
-
-def _list_files(commit: Commit, table: str) -> list[FileRecord]:
-    """List the files that a commit adds to a table."""
-    entries = (entry for entry in commit.body["tables"] if entry["table"] == table)
-    return [FileRecord.from_json(entry) for entry in entries]
+    def table_files(self, name: str) -> tuple[TableFile, ...]:
+        """List the files of a table of the log, in the order of its rows."""
+        return tuple(self.contents.tables.get(name, {}).values())
 
 
 def read_vectors(table: pa.Table) -> tuple[Vector, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -129,7 +130,9 @@ class Unembedding:
     def _open(self) -> pq.ParquetFile:
         self._require_intact()
         source = pa.PythonFile(_Ranges(self._files, self.record), mode="r")
-        return pq.ParquetFile(source)
+        # What is changed after the file was hashed is found page by page.
+        with self._translated():
+            return pq.ParquetFile(source, page_checksum_verification=True)
 
     def _require_intact(self) -> None:
         """Check, once, that the bytes are the committed ones."""
@@ -143,7 +146,18 @@ class Unembedding:
         self._is_intact = True
 
     def _decode(self, file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
-        return file.read_row_group(group, columns=list(columns), use_threads=False)
+        with self._translated():
+            return file.read_row_group(group, columns=list(columns), use_threads=False)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            raise IntegrityError(
+                f"{self.record.path} is damaged: {error}",
+                mend="run `tistore verify` to see what else is; restore the file from a copy",
+            ) from error
 
 
 def _list_groups(file: pq.ParquetFile) -> Iterator[tuple[int, int, int]]:

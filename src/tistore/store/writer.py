@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
@@ -13,6 +12,7 @@ from tistore.datasets.clauses import Offset
 from tistore.errors import (
     InvalidRecordError,
     KeyConflictError,
+    NoMemoryError,
     NoRoomError,
     NotStoredError,
     nearest,
@@ -23,10 +23,11 @@ from tistore.schemas.prompt import Prompt
 from tistore.schemas.response import ResponseSlot
 from tistore.schemas.tables import LOG_TABLES, TABLE_KEYS
 from tistore.schemas.vector import Vector
+from tistore.store.committing import Committer, is_disjoint
 from tistore.store.files import Files
 from tistore.store.keys import row_content, row_key, slot_key
 from tistore.store.layout import segment_folder
-from tistore.store.log import Commit, Keys, append_commit, is_named
+from tistore.store.log import Keys
 from tistore.store.reading import Reading, validate_reading
 from tistore.store.segment_writer import write_segment, write_streamed, write_table
 from tistore.store.snapshot import Snapshot
@@ -76,12 +77,13 @@ class Writer:
         flush_seconds: float = FLUSH_SECONDS,
     ) -> None:
         self._files = files
-        self._header_hash = header_hash
         self._read_snapshot = read_snapshot
+        self._committer = Committer(files, header_hash, read_snapshot)
         self._snapshot = read_snapshot()
+        # What is found committed will not be written again: it has to be there after a power cut.
+        self._committer.confirm(self._snapshot)
         self._flush_bytes = flush_bytes
         self._flush_seconds = flush_seconds
-        self._uuid = uuid.uuid4().hex
         self._readings: dict[str, Reading] = {}
         self._responses: dict[ResponseSlot, str] = {}
         self._rows: dict[str, dict[str, Row]] = {table: {} for table in LOG_TABLES}
@@ -313,7 +315,9 @@ class Writer:
             The number of the commit now last; of the newest known one when nothing waited.
 
         Raises:
-            NoRoomError: The disk is full; what waits is kept, and can be committed again.
+            NoRoomError: The disk or the memory is full; what waits is kept, and can be committed
+                again.
+            DeviceError: The disk failed. What it failed for is not acknowledged.
             KeyConflictError: Another writer has committed one of the keys with other content;
                 all the rest is committed, and what contradicts it is dropped.
         """
@@ -321,13 +325,14 @@ class Writer:
         conflicts: list[KeyConflictError] = []
         while self._readings or any(self._rows.values()):
             self._check_room()
-            commit = self._try_commit()
-            if commit is not None:
-                self._acknowledge(commit)
+            snapshot, is_committed = self._try_commit()
+            if is_committed:
+                self._acknowledge(snapshot)
                 break
-            # Another writer took the number, and its keys may be ours: what is still new is
-            # written again.
-            conflicts += self._drop_committed(self._read_snapshot())
+            # Another writer has committed some of the same: what is still new is written again.
+            conflicts += self._drop_committed(snapshot)
+        # What others have just committed may be among what was left out.
+        self._committer.confirm(self._snapshot)
         self._waiting_since = None
         if conflicts:
             raise conflicts[0]
@@ -344,6 +349,7 @@ class Writer:
         if self._is_open:
             self.commit()
             self._is_open = False
+            self._committer.close()
 
     def __enter__(self) -> Self:
         """Start a block that ends with a commit."""
@@ -356,7 +362,10 @@ class Writer:
         traceback: TracebackType | None,
     ) -> None:
         """Commit what was added, whether or not the block raised."""
-        self.close()
+        try:
+            self.close()
+        finally:
+            self._committer.close()
 
     def _resolve(self, model: str | Model) -> Model:
         if isinstance(model, Model):
@@ -417,30 +426,31 @@ class Writer:
                 new[key] = row
         return new
 
-    def _try_commit(self) -> Commit | None:
+    def _try_commit(self) -> tuple[Snapshot, bool]:
         """
-        Write what waits, a segment a shape, and name it in the log; None when the number is taken.
+        Write what waits, a segment a shape, and name it in the log; see `Committer.append`.
 
         What is no reading lies with the first segment.
         """
-        last = self._snapshot.commits[-1] if self._snapshot.commits else None
         groups = _group_by_shape(self._readings.values())
-        folders = [uuid.uuid4().hex for _ in range(len(groups) or 1)]
-        commit = None
+        folders = [self._committer.new_segment() for _ in range(len(groups) or 1)]
+        is_committed = False
         try:
-            commit = append_commit(
-                self._files,
-                parent=last,
-                header_hash=self._header_hash,
-                writer=self._uuid,
-                additions=self._write(folders, groups),
+            additions = self._write(folders, groups)
+            known = self._snapshot
+            newest, is_committed = self._committer.append(
+                known, additions, lambda newer: is_disjoint(additions, known, newer)
             )
+        except MemoryError as error:
+            raise NoMemoryError(
+                f"memory ran out while {self.pending_bytes / 1e6:.0f} MB were being committed",
+                mend="free some memory and commit again, or run the same command again; "
+                "everything committed is intact",
+            ) from error
         finally:
-            # An error after the link leaves a commit that may last: its files must stay.
-            if commit is None and not is_named(self._files, last, self._uuid):
-                for folder in folders:
-                    self._files.remove_folder(segment_folder(folder))
-        return commit
+            if not is_committed:
+                self._committer.abandon(folders)
+        return newest, is_committed
 
     def _write(self, folders: Sequence[str], groups: Sequence[Sequence[Reading]]) -> dict[str, Any]:
         """Write what waits; returns what a commit says of it."""
@@ -468,10 +478,8 @@ class Writer:
         additions = {"segments": segments, "tables": tables, "keys": keys}
         return additions | ({"removed": self._removed} if self._removed else {})
 
-    def _acknowledge(self, commit: Commit) -> None:
-        self._snapshot = Snapshot(
-            self._files, [*self._snapshot.commits, commit], known=self._snapshot
-        )
+    def _acknowledge(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
         self.committed_readings += len(self._readings)
         self._readings.clear()
         self.pending_bytes = 0

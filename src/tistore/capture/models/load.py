@@ -19,7 +19,12 @@ from tistore.capture.config import BaseConfig, RunConfig, Source
 from tistore.capture.families import find_blocks, find_device, find_module, name_family
 from tistore.capture.models.adapter_files import find_adapter
 from tistore.capture.models.adapters import AdapterRack
-from tistore.capture.models.architecture import LOADING_ERRORS, cannot_load, load_tokenizer
+from tistore.capture.models.architecture import (
+    LOADING_ERRORS,
+    build_skeleton,
+    cannot_load,
+    load_tokenizer,
+)
 from tistore.capture.models.architecture import load_architecture as load_architecture
 from tistore.capture.models.fingerprint import (
     hash_adapter,
@@ -27,10 +32,12 @@ from tistore.capture.models.fingerprint import (
     hash_template,
     hash_tokenizer,
 )
+from tistore.capture.models.machine import is_cpu
 from tistore.capture.models.quantization import (
     ROUNDED_BITS,
     configure_quantization,
     keep_weights_unpacked,
+    refuse_wrong_weights,
 )
 from tistore.capture.models.rounded_weights import round_weights
 from tistore.errors import ModelLoadError, NoRoomError, nearest
@@ -172,12 +179,15 @@ def load_base(config: RunConfig, weights: str | None = None) -> LoadedBase:
         weights: Which of `config.weights`, with the adapters on it; the base when left out.
 
     Raises:
-        ModelLoadError: The base cannot be loaded; the message says why.
+        ModelLoadError: The base cannot be loaded, or this machine would get its weights wrong; the
+            message says why.
         NoRoomError: It does not fit into the GPU's memory.
     """
     base = config.weights[weights or config.base.name]
     tokenizer = load_tokenizer(base)
     placement = _place(base.device)
+    if base.quantization == "4bit":
+        refuse_wrong_weights(base, build_skeleton(base))
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base.path.location,
@@ -219,4 +229,4 @@ def load_base(config: RunConfig, weights: str | None = None) -> LoadedBase:
 def _place(device: str) -> str | dict[str, str]:
     if device != "auto":
         return {"": device}
-    return "auto" if torch.cuda.is_available() else {"": "cpu"}
+    return {"": "cpu"} if is_cpu(device) else "auto"

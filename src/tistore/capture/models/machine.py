@@ -33,13 +33,7 @@ def find_memory(device: str) -> Memory:
     Raises:
         ConfigError: It names none.
     """
-    try:
-        kind = torch.device("cuda" if device == "auto" else device).type
-    except RuntimeError as error:
-        raise ConfigError(
-            f"device is {device!r}, which is no name of a device",
-            mend='write "auto", "cpu", "cuda" or "cuda:1"',
-        ) from error
+    kind = _find_kind(device)
     # Apple's GPUs share the machine's own.
     if kind in ("cpu", "mps") or (device == "auto" and not torch.cuda.is_available()):
         return Memory(False, measure_host())
@@ -52,6 +46,27 @@ def find_memory(device: str) -> Memory:
         return Memory(True, None)
     sizes = (torch.cuda.get_device_properties(number).total_memory for number in known)
     return Memory(True, sum(sizes))
+
+
+def is_cpu(device: str) -> bool:
+    """
+    Whether a config's device is this machine's CPU, by name or because "auto" finds nothing else.
+
+    Raises:
+        ConfigError: It names none.
+    """
+    kind = _find_kind(device)
+    return kind == "cpu" or (device == "auto" and not torch.cuda.is_available())
+
+
+def _find_kind(device: str) -> str:
+    try:
+        return torch.device("cuda" if device == "auto" else device).type
+    except RuntimeError as error:
+        raise ConfigError(
+            f"device is {device!r}, which is no name of a device",
+            mend='write "auto", "cpu", "cuda" or "cuda:1"',
+        ) from error
 
 
 def check_device(device: str) -> None:

@@ -10,20 +10,20 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from tistore.capture.config import BaseConfig, GenerationConfig
 from tistore.capture.models.adapter_files import AdapterFolder
 from tistore.capture.models.machine import Memory, find_memory
+from tistore.capture.models.quantization import BLOCK, find_quantized_layers
 from tistore.capture.reading.in_flight import bound_tokens, measure_token
 from tistore.capture.reading.logprobs import CHUNK_BYTES
 from tistore.errors import ModelLoadError
 from tistore.schemas.response import CaptureSettings
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
+QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.5 + 4 / BLOCK}
 """
-For each weight of a linear layer; NF4 has a float32 scale for every 64 of them (QLoRA,
+For each weight of a linear layer; NF4 has a float32 scale for every block of them (QLoRA,
 arXiv:2305.14314, §3).
 """
 ADAPTER_VALUE_BYTES = 4
@@ -157,13 +157,7 @@ def name_dtype(base: BaseConfig, skeleton: PreTrainedModel) -> str:
 
 def _measure_quantized(base: BaseConfig, skeleton: PreTrainedModel) -> int:
     assert base.quantization is not None  # the caller saw to it
-    find_head: Any = skeleton.get_output_embeddings
-    head = find_head()
-    linear = {
-        id(module.weight)
-        for module in skeleton.modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
-    }
+    linear = {id(layer.weight) for layer in find_quantized_layers(skeleton).values()}
     value_bytes = VALUE_BYTES[name_dtype(base, skeleton)]
     parameters: Iterable[nn.Parameter] = skeleton.parameters()
     return math.ceil(

@@ -20,6 +20,7 @@ from tistore.capture.models.adapter_files import (
 )
 from tistore.capture.models.adapter_fit import FitCheck
 from tistore.capture.models.architecture import build_skeleton, load_tokenizer
+from tistore.capture.models.quantization import refuse_wrong_weights
 from tistore.capture.planning.settings import resolve_settings
 from tistore.capture.running.workload import Question, Selection, encode_questions, read_selections
 from tistore.capture.texts.endings import check_stop_tokens
@@ -83,7 +84,8 @@ def check_run(config: RunConfig, *, fetch: bool = False) -> CheckedRun:
 
     Raises:
         ModelLoadError: A base, a tokenizer or an adapter is not there, is damaged, or they do not
-            belong together: other modules, shapes, rank, vocabulary, or another base's name.
+            belong together: other modules, shapes, rank, vocabulary, or another base's name; or
+            this machine would get a base's weights wrong.
         SiteNotFoundError: A model has no such layer, or a block of it no such component.
         CaptureError: A prompt would begin with two beginning-of-sequence tokens, is longer than
             the context, or the chat template is another model's.
@@ -108,6 +110,7 @@ def _check_weights(
 ) -> CheckedWeights:
     base = config.weights[name]
     skeleton = build_skeleton(base)
+    refuse_wrong_weights(base, skeleton)
     architecture = skeleton.config.get_text_config()
     settings = resolve_settings(config, architecture)
     for site in settings.sites:

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from typing import Literal
 
 from tistore.capture.config import BaseConfig, Quantization, RunConfig
-from tistore.capture.models.architecture import load_architecture
-from tistore.capture.models.quantization import ROUNDED_BITS
+from tistore.capture.models.architecture import build_skeleton, load_architecture
+from tistore.capture.models.quantization import ROUNDED_BITS, refuse_wrong_weights
 from tistore.errors import ConfigError, ModelLoadError, nearest
 from tistore.schemas.model import PRECISIONS, name_in_precision
 from tistore.store.snapshot import Snapshot
@@ -50,6 +50,24 @@ class Arm:
                 f"{self.name} weights are made by bitsandbytes, which is not installed",
                 mend=f"install tistore[capture], or leave {self.name} out of --arms",
             )
+
+    def require_right_weights(self, config: RunConfig) -> None:
+        """
+        Check that this machine would get a run's base right in this precision.
+
+        Raises:
+            ModelLoadError: It would not, or there is no such base.
+        """
+        if self.quantization != "4bit":
+            return
+        base = self.configure(config, config.base.name).base
+        try:
+            refuse_wrong_weights(base, build_skeleton(base))
+        except ModelLoadError as error:
+            raise ModelLoadError(
+                f"{self.name}: {error.message}",
+                mend=f"{error.mend}; or leave {self.name} out of --arms",
+            ) from error
 
 
 # Quantized weights are used with bfloat16 states: then they differ from bf16 by nothing else.

@@ -91,7 +91,8 @@ def quantise(
     Raises:
         ConfigError: There is no such precision, method, component or layer; or too few scenarios.
         NotStoredError: A trait has not been read.
-        ModelLoadError: The base cannot be loaded in a precision.
+        ModelLoadError: The base cannot be loaded in a precision, or this machine would get its
+            weights wrong; the precision is named, and nothing has been read.
         KeyConflictError: The base differs from the store's by more than precision.
         PartialRunError: A signal stopped it; what was read is committed.
     """
@@ -171,6 +172,9 @@ class _Comparison:
         readers = {
             arm: name_reader(self._snapshot, self._config, arm) for arm in (reference, *others)
         }
+        for arm, reader in readers.items():
+            if reader not in self._snapshot.models:  # others were read, here or on another machine
+                arm.require_right_weights(self._config)
         authors = self._read_folders(reference, readers[reference], traits)
         sources = [self._open_source(trait, author) for trait, author in authors.items()]
         texts = [self._list_texts(source) for source in sources]

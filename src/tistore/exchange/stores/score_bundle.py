@@ -27,7 +27,7 @@ from tistore.query.store import Store
 from tistore.store.base import locate
 from tistore.store.copies import Extract, SegmentCopy, copy_readings
 from tistore.store.copy_log import CopyLog
-from tistore.store.files import PosixFiles
+from tistore.store.posix import PosixFiles
 from tistore.store.segment import Segment
 
 
@@ -98,14 +98,14 @@ def export_scores(
     settings = {"where": where, "vectors": [str(direction) for direction in directions]}
     try:
         bundle = Store.create(building, features=["bundled-scores"])
-        log = CopyLog(bundle)
-        for copy in _build_copies(store, selected, directions):
-            log.commit([copy])
-            progress(copy.responses.num_rows)
-        tables = select_log_rows(store, selected, {key: key for key in selected.keys()})
-        del tables["heads"], tables["reader_heads"]  # no states, no lens
-        log.commit(tables=tables, known=store.snapshot.keys)
-        log.commit(tables={"runs": describe_run(store, bundle, "scores", settings)})
+        with CopyLog(bundle) as log:
+            for copy in _build_copies(store, selected, directions):
+                log.commit([copy])
+                progress(copy.responses.num_rows)
+            tables = select_log_rows(store, selected, {key: key for key in selected.keys()})
+            del tables["heads"], tables["reader_heads"]  # no states, no lens
+            log.commit(tables=tables, known=store.snapshot.keys)
+            log.commit(tables={"runs": describe_run(store, bundle, "scores", settings)})
         info = bundle.info()
         _put_in_place(building, target)
     except BaseException:
@@ -233,4 +233,4 @@ def _put_in_place(building: Path, target: Path) -> None:
         building.rename(target)
     except OSError as error:
         raise StoreError(f"{target} cannot be made: {error.strerror}") from error
-    PosixFiles(target.parent).sync_folders(())
+    PosixFiles(target.parent).sync_root()

@@ -79,35 +79,35 @@ def export_store(
         for site in part.sites:
             part.segment.exponent(site)  # raises where activations were left behind
     target = _open_or_create(destination, store)
-    log = CopyLog(target)
-    before = target.snapshot.number
-    new_keys = {old: new for part in selected.parts for old, new in _rename(part)}
-    tables = select_log_rows(store, selected, new_keys)
-    run = describe_run(
-        store, target, "store", {"where": selection.where, "layers": selection.layers}
-    )
-    heads = tables.pop("heads")
-    for place, head_hash in enumerate(heads["head_hash"].to_pylist()):
-        log.commit(
-            tables={"heads": heads.slice(place, 1)},
-            streamed=store.snapshot.unembedding(head_hash).copied(),
+    with CopyLog(target) as log:
+        before = target.snapshot.number
+        new_keys = {old: new for part in selected.parts for old, new in _rename(part)}
+        tables = select_log_rows(store, selected, new_keys)
+        run = describe_run(
+            store, target, "store", {"where": selection.where, "layers": selection.layers}
         )
-    gone = store.snapshot.gone("vectors")
-    log.commit(tables=tables, known=store.snapshot.keys, gone=gone)
-    log.commit(tables={"runs": run})
-    lacking = _Lacking(dict(target.snapshot.keys.get("readings", {})))
-    n_copied = 0
-    for group in group_parts(lacking.find(selected.parts)):
-        copy = SegmentCopy(
-            extracts=[Extract(part.segment, part.places) for part in group],
-            layers=group[0].layers,
-            components=group[0].components,
-            responses=pa.concat_tables(lacking.responses.pop(part) for part in group),
-            scores={},
-        )
-        log.commit([copy])
-        n_copied += copy.responses.num_rows
-        progress(copy.responses.num_rows)
+        heads = tables.pop("heads")
+        for place, head_hash in enumerate(heads["head_hash"].to_pylist()):
+            log.commit(
+                tables={"heads": heads.slice(place, 1)},
+                streamed=store.snapshot.unembedding(head_hash).copied(),
+            )
+        gone = store.snapshot.gone("vectors")
+        log.commit(tables=tables, known=store.snapshot.keys, gone=gone)
+        log.commit(tables={"runs": run})
+        lacking = _Lacking(dict(target.snapshot.keys.get("readings", {})))
+        n_copied = 0
+        for group in group_parts(lacking.find(selected.parts)):
+            copy = SegmentCopy(
+                extracts=[Extract(part.segment, part.places) for part in group],
+                layers=group[0].layers,
+                components=group[0].components,
+                responses=pa.concat_tables(lacking.responses.pop(part) for part in group),
+                scores={},
+            )
+            log.commit([copy])
+            n_copied += copy.responses.num_rows
+            progress(copy.responses.num_rows)
     return SubStoreReport(
         destination=str(target.path),
         readings=n_copied,
