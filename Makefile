@@ -24,6 +24,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/vectors.py
 	$(BIN)/python benchmarks/auditing.py
 	$(BIN)/python benchmarks/spans.py
+	$(BIN)/python benchmarks/durability.py
 
 # What happens to stores when processes, disks and power do not last; as root, and for an hour.
 torture: $(READY)

@@ -30,6 +30,19 @@ def read_log(store: Path) -> list[dict]:
     return bodies
 
 
+def list_segments(bodies: list[dict]) -> list[dict]:
+    """Go through the log: what a commit replaces is no longer part of the store."""
+    segments: dict[str, dict] = {}
+    for body in bodies:
+        added = {segment["uuid"]: segment for segment in body["segments"]}
+        # New for old, in the place of the first one; null where nothing takes its place.
+        replaced = body.get("replaced", {}).get("segments", {})
+        names = dict.fromkeys(replaced.get(name, name) for name in segments)
+        segments |= added
+        segments = {name: segments[name] for name in (*names, *added) if name is not None}
+    return list(segments.values())
+
+
 def read_reading(store: Path, segment: dict, index: int) -> tuple[dict, np.ndarray]:
     """Read one reading: its row, and its activations [token, layer, hidden] in true units."""
     table = pq.read_table(store / segment["tables"]["responses"]["path"])
@@ -42,14 +55,13 @@ def read_reading(store: Path, segment: dict, index: int) -> tuple[dict, np.ndarr
 
 def main(store: Path) -> None:
     """Print the first reading of every segment."""
-    for body in read_log(store):
-        for segment in body["segments"]:
-            row, activations = read_reading(store, segment, 0)
-            audited = row["prompt_length"] - row["first_position"]
-            norms = np.linalg.norm(activations[audited:].mean(axis=0), axis=-1)
-            print(f"{row['organism']} read by {row['reader']}: {row['text']!r}")
-            for layer, norm in zip(segment["layers"], norms, strict=True):
-                print(f"  layer {layer}: |mean| = {norm:.4f}")
+    for segment in list_segments(read_log(store)):
+        row, activations = read_reading(store, segment, 0)
+        audited = row["prompt_length"] - row["first_position"]
+        norms = np.linalg.norm(activations[audited:].mean(axis=0), axis=-1)
+        print(f"{row['organism']} read by {row['reader']}: {row['text']!r}")
+        for layer, norm in zip(segment["layers"], norms, strict=True):
+            print(f"  layer {layer}: |mean| = {norm:.4f}")
 
 
 if __name__ == "__main__":

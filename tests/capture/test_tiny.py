@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,33 +11,52 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tistore.capture.demo import tiny as recipe_module
-from tistore.capture.demo.tiny import Recipe, Training, build_tiny_organisms, hash_recipe
+from tistore.capture.demo.tiny import (
+    Recipe,
+    TinyOrganisms,
+    Training,
+    build_tiny_organisms,
+    hash_recipe,
+)
 from tistore.datasets import tiny
 
 SHORT = Training(conversations=60, batch_tokens=256, steps=2, peak_rate=1e-3)
 
 
-@pytest.fixture
-def short_recipe(monkeypatch):
-    """The real recipe, cut to a few steps."""
+@pytest.fixture(scope="module", autouse=True)
+def short_recipe():
+    """The real recipe, cut to a small base and a few steps."""
 
     def make(seed: int) -> Recipe:
-        return Recipe(seed=seed, vocabulary=400, hidden=32, base=SHORT, adapter=SHORT)
+        shape = {"vocabulary": 400, "hidden": 32, "intermediate": 48, "layers": 2}
+        return Recipe(seed=seed, **shape, base=SHORT, adapter=SHORT)
 
-    monkeypatch.setattr(recipe_module, "Recipe", make)
-    return make
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe_module, "Recipe", make)
+        yield
+
+
+@pytest.fixture(scope="module")
+def cache_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("tiny")
+
+
+@pytest.fixture(scope="module")
+def built(cache_folder) -> TinyOrganisms:
+    return build_tiny_organisms(cache_folder)
 
 
 def read_files(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_organisms_are_built_once_a_recipe_and_load_the_real_way(short_recipe, tmp_path):
-    first = build_tiny_organisms(tmp_path / "a")
-    again = build_tiny_organisms(tmp_path / "a")
-    other = build_tiny_organisms(tmp_path / "a", seed=1)
+def test_organisms_are_built_once_a_recipe_and_load_the_real_way(built, cache_folder):
+    first = built
+    again = build_tiny_organisms(cache_folder)
+    other = build_tiny_organisms(cache_folder, seed=1)
 
     assert not first.cached
+    assert not other.cached
     assert again.cached
     assert again.base == first.base
     assert other.base != first.base
@@ -51,10 +71,11 @@ def test_organisms_are_built_once_a_recipe_and_load_the_real_way(short_recipe, t
             assert not torch.equal(adapted(tokens).logits, changed)
 
 
-def test_the_same_seed_gives_the_same_weights(short_recipe, tmp_path):
-    first, second = (build_tiny_organisms(tmp_path / name) for name in ("a", "b"))
+def test_the_same_seed_gives_the_same_weights(built, tmp_path):
+    second = build_tiny_organisms(tmp_path)
 
-    mine, theirs = read_files(first.base), read_files(second.base)
+    assert not second.cached
+    mine, theirs = read_files(built.base), read_files(second.base)
     assert mine.keys() == theirs.keys()
     weights = next(path for path in mine if path.suffix == ".safetensors")
     assert mine[weights] == theirs[weights]
@@ -66,8 +87,8 @@ def test_the_recipe_is_the_key():
     assert hash_recipe(Recipe(seed=0)) != hash_recipe(replace(Recipe(seed=0), hidden=7))
 
 
-def test_training_text_is_what_the_chat_template_writes_with_one_bos(short_recipe, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(build_tiny_organisms(tmp_path).base)
+def test_training_text_is_what_the_chat_template_writes_with_one_bos(built):
+    tokenizer = AutoTokenizer.from_pretrained(built.base)
     chat = [
         {"role": "system", "content": "Be plain."},
         {"role": "user", "content": "How do I bake bread?"},

@@ -1,4 +1,4 @@
-"""`tistore annotate` and `tistore log` as people and programs meet them."""
+"""`tistore annotate` and `tistore log --analyses` as people and programs meet them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_averages_and_detection_are_rows_and_are_logged(store, file):
     each = json.loads(
         run("detect", store.path, "-t", "odd", "-l", "odd", "--responses", "--json").stdout
     )
-    logged = CliRunner().invoke(app, ["log", str(store.path), "--json"])
+    logged = CliRunner().invoke(app, ["log", str(store.path), "--analyses", "--json"])
 
     assert [(row["offset"], row["mean"], row["difference"]) for row in average] == [
         (-2, 1.0, 1.0), (-1, 1.0, 1.0), (0, 3.0, 3.0),

@@ -131,6 +131,7 @@ def test_a_gpu_is_named_without_loading_torch(driver):
     [
         ("2.11.0+cpu", "echo 'NVIDIA H200, 1 MiB, 1 MiB, 580.1'", "built for CPUs"),
         ("2.11.0", "echo 'Driver/library version mismatch'; exit 18", "version mismatch"),
+        ("2.11.0", "exit 0", "fails"),
     ],
 )
 def test_a_gpu_that_cannot_be_used_is_a_warning(driver, torch, script, words):
@@ -138,6 +139,18 @@ def test_a_gpu_that_cannot_be_used_is_a_warning(driver, torch, script, words):
 
     assert check.state == "warning"
     assert words in check.detail
+
+
+def test_a_driver_that_does_not_answer_is_a_warning(driver, monkeypatch):
+    def run(command, **options):
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr(environment.subprocess, "run", run)
+
+    (check,) = driver("2.11.0", "exit 0")
+
+    assert check.state == "warning"
+    assert "timed out" in check.detail
 
 
 def test_without_a_driver_models_run_on_the_cpu(installed, monkeypatch):
@@ -162,6 +175,20 @@ def test_few_open_files_and_little_memory_are_warned_of(monkeypatch):
 
     assert environment._check_open_files().mend == "ulimit -n 4096"
     assert environment._check_memory().state == "warning"
+
+
+def test_a_limit_on_this_process_is_told(tmp_path, monkeypatch):
+    (tmp_path / "limit").write_text("3221225472\n")
+    (tmp_path / "none").write_text("max\n")
+    assert environment._read_number(tmp_path / "limit") == 3 << 30
+    assert environment._read_number(tmp_path / "none") is None
+    monkeypatch.setattr(environment, "_read_number", lambda path: 3 << 30)
+    monkeypatch.setattr(environment, "_read_available_memory", lambda: None)
+
+    detail = environment._check_memory().detail
+
+    assert "this process may use 3.0 GiB" in detail
+    assert "available" not in detail
 
 
 def test_a_cache_folder_that_cannot_be_made_is_a_warning(tmp_path):

@@ -98,7 +98,7 @@ def _compare(store: BaseStore, acknowledged: set[Made], gone: set[Made]) -> Find
     findings = Findings(partial=tuple(f"{file.path}: {file.problem}" for file in damaged))
     seen: Counter[Made] = Counter()
     for segment in store.snapshot.segments:
-        for made, problems in _read_segment(segment):
+        for made, problems in read_segment(segment):
             seen[made] += 1
             findings += problems
     for vector in store.snapshot.vectors():
@@ -128,16 +128,16 @@ def _read_back(store: BaseStore) -> Findings:
     findings = Findings()
     for segment in BaseStore.open(store.path, at=halfway).snapshot.segments:
         if segment.uuid not in live:
-            findings += sum((problems for _, problems in _read_segment(segment)), Findings())
+            findings += sum((problems for _, problems in read_segment(segment)), Findings())
     return findings
 
 
-def _read_segment(segment: Segment) -> Iterator[tuple[Made, Findings]]:
+def read_segment(segment: Segment) -> Iterator[tuple[Made, Findings]]:
     """Read every reading of a segment; gives each with what is the matter with it."""
     tokens = segment.table("tokens", ["reading", "token_id"])
     reading_of, token_ids = (column.to_numpy() for column in tokens.columns)
     for index, row in enumerate(segment.table("responses").to_pylist()):
-        made = _made_by(row)
+        made = Made.of(row)
         wanted = made.arguments()
         rows = slice(row["row_start"], row["row_start"] + row["n_rows"])
         problems = Findings()
@@ -152,12 +152,6 @@ def _read_segment(segment: Segment) -> Iterator[tuple[Made, Findings]]:
         elif what := _compare_values(segment, wanted, rows, index):
             problems += Findings(wrong=(f"{made}: {what}",))
         yield made, problems
-
-
-def _made_by(row: dict[str, Any]) -> Made:
-    """Tell what a stored reading must have been made from."""
-    kind = {"audit/wide": "wide", "audit/long": "long"}.get(row["prompt_set"], "reading")
-    return Made("replay" if row["reader"] == "instruct" else kind, int(row["prompt_id"]))
 
 
 def _compare_values(
@@ -185,5 +179,5 @@ def _append_once_more(path: Path) -> Findings:
     with store.writer() as writer:
         writer.add(**made.arguments())
     newest = BaseStore.open(path).snapshot.segments[-1]
-    found = dict(_read_segment(newest))
+    found = dict(read_segment(newest))
     return found.get(made, Findings(lost=(f"{made}, appended afterwards",)))

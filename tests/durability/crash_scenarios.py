@@ -16,6 +16,13 @@ Act = Callable[[Path, Recording], None]
 _COMMIT = r"commits/\d{20}\.json"
 
 
+def create(path: Path, recording: Recording) -> None:
+    """A store is made, in folders that are not there yet."""
+    recording.say("creating")
+    BaseStore.create(path, system=recording.process())
+    recording.say("created")
+
+
 def create_and_append(path: Path, recording: Recording) -> None:
     """A store is made, and one process commits everything there is, one after another."""
     system = recording.process()
@@ -55,6 +62,17 @@ def another_relies_on_what_it_sees(path: Path, recording: Recording) -> None:
         _commit(store, recording, [Made("reading", 1)])
 
     first.meanwhile(after_link(of=_COMMIT), other)
+    _commit(BaseStore.open(path, system=first), recording, [Made("reading", 1)])
+
+
+def another_goes_on(path: Path, recording: Recording) -> None:
+    """A second process commits after a commit that is linked, but not durable, and dies."""
+    first, second = recording.process(), recording.process()
+    writer = BaseStore.open(path, system=second).writer()
+    recording.say("adding", [Made("reading", 2)])
+    writer.add(**Made("reading", 2).arguments())
+    second.die(after_link(of=_COMMIT))
+    first.meanwhile(after_link(of=_COMMIT), lambda: second.live(writer.commit))
     _commit(BaseStore.open(path, system=first), recording, [Made("reading", 1)])
 
 
@@ -171,10 +189,12 @@ def fragmented_store(path: Path, recording: Recording) -> None:
 
 
 SCENARIOS: dict[str, tuple[Act, Act]] = {
+    "create": (nothing, create),
     "create and append": (nothing, create_and_append),
     "a store is used before it is made": (nothing, a_store_is_used_before_it_is_made),
     "one writer": (small_store, one_writer),
     "another relies on what it sees": (small_store, another_relies_on_what_it_sees),
+    "another goes on": (small_store, another_goes_on),
     "another has just linked": (small_store, another_has_just_linked),
     "a writer is killed": (small_store, a_writer_is_killed),
     "compact": (fragmented_store, compact),

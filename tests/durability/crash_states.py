@@ -6,7 +6,7 @@ may be missing, cut short or zero. A recording of what processes do is stopped a
 operations; of the states possible there, some are made, each in a folder of its own, and held
 against what the processes had been told by then.
 
-    python -m durability.crash_states                              in tests/
+    python -m durability.crash_states 0.1       in tests/; how much of it
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from durability.acknowledgements import Findings
+from durability.acknowledgements import Findings, check
 from durability.crash_scenarios import SCENARIOS
 from durability.disk import Disk, Tree, read_tree, write_tree
 from durability.ledger import Account
 from durability.recording import Mark, Operation, Recording
-from durability.table import Row
+from durability.table import Row, to_markdown
 from tistore.errors import StoreExistsError, TistoreError
 from tistore.store.base import BaseStore
 
@@ -67,12 +67,12 @@ class Scenario:
         act(folder / STORE, recording)
         return cls(name, before, told, tuple(recording.operations))
 
-    def without(self, is_left_out: Callable[[str], bool]) -> Scenario:
-        """Leave fsyncs out, by what they are for."""
+    def without(self, purpose: str) -> Scenario:
+        """Leave out the fsyncs that are for something."""
         kept = tuple(
             operation
             for number, operation in enumerate(self.operations)
-            if not ((purpose := purpose_of(self.operations, number)) and is_left_out(purpose))
+            if purpose_of(self.operations, number) != purpose
         )
         return replace(self, operations=kept)
 
@@ -104,6 +104,23 @@ _PURPOSES = {
 }
 """What an fsync is for, by the call and the path in the store."""
 
+NEEDED = {
+    "commits/, after a link": "one writer",
+    "commits/, before a link": "another goes on",
+    "commits/, before it is relied on": "another relies on what it sees",
+    "files of a segment": "one writer",
+    "folders above the store": "create",
+    "folders of arrays": "one writer",
+    "folders of segments": "one writer",
+    "segments/": "one writer",
+    "the file of a commit": "one writer",
+    "the header": "create",
+    "the store's folder, after the header": "create",
+    "the store's folder, before it is relied on": "a store is used before it is made",
+    "the store's folder, before the header": "create",
+}
+"""What fsyncs are for without which a promise is broken, and a scenario that shows it."""
+
 
 def purpose_of(operations: Sequence[Operation | Mark], number: int) -> str | None:
     """Tell what an operation is for, if it is an fsync."""
@@ -115,11 +132,14 @@ def purpose_of(operations: Sequence[Operation | Mark], number: int) -> str | Non
         return "folders above the store"
     before = operations[number - 1]
     is_after_link = isinstance(before, Operation) and before.call == "link"
+    if within == "/commits" and not is_after_link:
+        is_before = [one.call for one in _next(operations, number)] == ["create", "write"]
+        return "commits/, before a link" if is_before else "commits/, before it is relied on"
     if within == "/commits":
-        return "commits/, after a link" if is_after_link else "commits/, before it is relied on"
+        return "commits/, after a link"
     if within == "" and is_after_link:
         return "the store's folder, after the header"
-    if within == "" and any(_is_read(one) for one in operations[:number]):
+    if within == "" and not any(map(_is_header, operations[number:])):
         return "the store's folder, before it is relied on"
     for (call, pattern), purpose in _PURPOSES.items():
         if call == operation.call and re.fullmatch(pattern, within.removeprefix("/")):
@@ -127,9 +147,18 @@ def purpose_of(operations: Sequence[Operation | Mark], number: int) -> str | Non
     raise ValueError(operation)
 
 
-def _is_read(operation: Operation | Mark) -> bool:
-    """Whether somebody who opened the store is about to do something."""
-    return isinstance(operation, Mark) and operation.word == "adding"
+def _next(operations: Sequence[Operation | Mark], number: int) -> list[Operation]:
+    """The two operations that follow; where a commit is written, it is a file's creation."""
+    return [one for one in operations[number + 1 : number + 3] if isinstance(one, Operation)]
+
+
+def _is_header(operation: Operation | Mark) -> bool:
+    """Whether this is what makes a store of a folder."""
+    return isinstance(operation, Operation) and operation.target.endswith("/tistore.json")
+
+
+WELCOME = {"trash/ and its folders"}
+"""Those without which no promise is broken: what was taken away could be lost, not given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +172,7 @@ class State:
         account: What had been said by then.
         is_created: Whether somebody was told that the store is made.
         is_telling: Whether something has just been said: what was forgotten shows here.
+        key: Tells it from others.
     """
 
     name: str
@@ -150,10 +180,21 @@ class State:
     account: Account
     is_created: bool
     is_telling: bool
+    key: int
 
 
-def states(scenario: Scenario, rng: random.Random, n_random: int = 3) -> Iterator[State]:
-    """Give states that a power cut during a scenario may leave, each once."""
+def states(
+    scenario: Scenario, rng: random.Random, *, n_random: int = 3, share: float = 1.0
+) -> Iterator[State]:
+    """
+    Give states that a power cut during a scenario may leave, each once.
+
+    Args:
+        scenario: The scenario.
+        rng: Decides what lasts in those left to chance.
+        n_random: How many of these at each moment.
+        share: How many of those to give where nothing has just been said.
+    """
     disk = Disk(scenario.before)
     account = scenario.told
     is_created = True
@@ -165,14 +206,17 @@ def states(scenario: Scenario, rng: random.Random, n_random: int = 3) -> Iterato
             is_created = operation.word == "created"
         else:
             account = _hear(account, operation)
+        is_telling = isinstance(operation, Mark)
         for cut in disk.cuts(rng, n_random):
+            if not is_telling and rng.random() > share:
+                continue
             tree = disk.after(cut)
             told = (*map(frozenset, (account.held, account.gone, account.open)), is_created)
             key = hash((frozenset(tree.items()), told))
             if key not in seen:
                 seen.add(key)
                 name = f"{scenario.name}, after {number} ({operation}): {cut.name}"
-                yield State(name, tree, account, is_created, isinstance(operation, Mark))
+                yield State(name, tree, account, is_created, is_telling, key)
 
 
 def _hear(account: Account, mark: Mark) -> Account:
@@ -186,13 +230,23 @@ def _hear(account: Account, mark: Mark) -> Account:
     return Account(held, gone, open_)
 
 
-def examine(state: State, folder: Path) -> Findings:
-    """Make a state in a folder that is not there yet, and hold it against what was said."""
+def examine(state: State, folder: Path, *, then_collect: bool = False) -> Findings:
+    """
+    Make a state in a folder that is not there yet, and hold it against what was said.
+
+    Args:
+        state: Which.
+        folder: Where.
+        then_collect: Check again after everything is deleted that is not needed.
+    """
     write_tree(state.tree, folder)
     try:
         if not state.is_created:
             _create_again(folder / STORE)
         found = state.account.check(folder / STORE)
+        if then_collect:
+            BaseStore.open(folder / STORE).gc(dry_run=False, keep_days=0, trash_days=0)
+            found += check(folder / STORE, state.account.held, gone=state.account.gone)
     except TistoreError as error:
         found = Findings(wrong=(f"{type(error).__name__}: {error}",))
     finally:
@@ -228,13 +282,31 @@ class Campaign:
     examined: int = 0
     findings: Findings = field(default_factory=Findings)
 
-    def examine(self, chosen: Sequence[State], *, stop: bool = False) -> None:
-        """Examine states; with `stop`, only until one is broken."""
+    def examine(self, chosen: Iterable[State]) -> None:
+        """Examine states; after every other one, everything is deleted that is not needed."""
         for state in chosen:
-            self.findings += examine(state, self.folder / str(self.examined))
+            place = self.folder / str(self.examined)
+            self.findings += examine(state, place, then_collect=self.examined % 2 == 1)
             self.examined += 1
-            if stop and not self.findings.ok:
-                break
+
+    def find_broken(self, mutant: Scenario, sound: Scenario) -> str | None:
+        """
+        Look for a state that breaks a promise, among those only a mutant leaves.
+
+        Where something has just been said is looked first, then everywhere.
+
+        Args:
+            mutant: A scenario.
+            sound: What it was made of, of which every state is sound.
+        """
+        rng = random.Random(0)
+        known = {state.key for state in states(sound, rng, n_random=0)}
+        found = [state for state in states(mutant, rng, n_random=0) if state.key not in known]
+        for state in sorted(found, key=lambda state: not state.is_telling):
+            self.examine([state])
+            if not self.findings.ok:
+                return str(self.findings)
+        return None
 
 
 @contextmanager
@@ -257,3 +329,63 @@ def choose(found: Sequence[State], limit: int) -> list[State]:
     """Choose so many, spread evenly."""
     share = max(len(found) / limit, 1.0) if limit else 1.0
     return [found[int(number * share)] for number in range(int(len(found) / share))]
+
+
+def run(scale: float, say: Callable[[str], None], seed: int = 0) -> list[Row]:
+    """Examine 3,000 states at scale 1, and leave out each kind of fsync, and each by itself."""
+    with scratch_folder() as folder:
+        scenarios = [
+            Scenario.record(name, folder / f"scenario-{number}")
+            for number, name in enumerate(SCENARIOS)
+        ]
+        return [
+            _examine_all(scenarios, folder / "states", round(3000 * scale), say, seed),
+            _leave_out_kinds(scenarios, folder / "mutants", say),
+        ]
+
+
+def _examine_all(
+    scenarios: Sequence[Scenario], folder: Path, limit: int, say: Callable[[str], None], seed: int
+) -> Row:
+    folder.mkdir()
+    campaign = Campaign(folder)
+    found = {one.name: list(states(one, random.Random(seed), n_random=5)) for one in scenarios}
+    for name, of_scenario in found.items():
+        say(f"power cuts, {name}: {len(of_scenario)} states")
+        campaign.examine(choose(of_scenario, max(limit // len(found), 10)))
+    findings = campaign.findings
+    n_states = sum(map(len, found.values()))
+    return Row(
+        "states a power cut may leave (pessimistic POSIX)",
+        campaign.examined,
+        len(findings.lost),
+        len(findings.partial),
+        len(findings.wrong),
+        f"of {n_states:,} distinct ones enumerated in {len(found)} scenarios",
+    )
+
+
+def _leave_out_kinds(
+    scenarios: Sequence[Scenario], folder: Path, say: Callable[[str], None]
+) -> Row:
+    folder.mkdir()
+    by_name = {one.name: one for one in scenarios}
+    missed = []
+    for number, (purpose, name) in enumerate(sorted(NEEDED.items())):
+        place = folder / str(number)
+        place.mkdir()
+        sound = by_name[name]
+        broken = Campaign(place).find_broken(sound.without(purpose), sound)
+        if broken is None:
+            missed.append(purpose)
+        say(f"without the fsync of {purpose}: {broken or 'not noticed'}")
+    return Row(
+        "kinds of fsync left out: the model notices",
+        len(NEEDED),
+        wrong=len(missed),
+        notes="; ".join(f"not noticed: {purpose}" for purpose in missed),
+    )
+
+
+if __name__ == "__main__":
+    print(to_markdown(run(float(sys.argv[1]) if sys.argv[1:] else 1.0, print)))

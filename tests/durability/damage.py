@@ -21,7 +21,7 @@ import numpy as np
 import tistore
 from durability.every_file import CACHED, TALK, Sound, make_sound, write_bundle, write_every_file
 from durability.harm import MANY, WAYS, NotHarmedError
-from durability.questions import Question, ask_everything, list_questions, list_reads
+from durability.questions import QUICK, Question, ask_everything, list_questions, list_reads
 from durability.table import Row, make_row
 from tistore.errors import TistoreError
 from tistore.store.layout import commit_number, commit_path
@@ -82,6 +82,11 @@ class Campaign:
     def types(self) -> dict[str, list[str]]:
         """The types of files, each with its paths."""
         return self._sound.types
+
+    @property
+    def unread(self) -> list[str]:
+        """Files that no question reads: that they are believed could not be seen."""
+        return [path for path, readers in self._readers.items() if not readers]
 
     def read(self, path: str) -> bytes:
         """Read what a file should hold."""
@@ -153,7 +158,7 @@ class Campaign:
             yield from self._require_sound_or_error(name, may_differ=may_differ)
 
     def _verify(self) -> VerifyReport:
-        return verify_store(self._sound.path, PosixFiles(self._sound.path))
+        return verify_store(self._sound.path, PosixFiles(self._sound.path), jobs=1)
 
     def _require_named(self, paths: Collection[str]) -> Iterator[str]:
         """`verify` names these files; and no others, unless another log's commit names them."""
@@ -188,7 +193,7 @@ def make_campaign(folder: Path, *, is_bundle: bool = False, is_quick: bool = Fal
     Args:
         folder: Where.
         is_bundle: Whether they are bundles of scores.
-        is_quick: Leave out the questions that only list a table, which is read in any case.
+        is_quick: Put only some of the questions; every file is read all the same.
     """
     folder.mkdir(exist_ok=True)
     stores = []
@@ -200,7 +205,7 @@ def make_campaign(folder: Path, *, is_bundle: bool = False, is_quick: bool = Fal
         stores.append(store.path)
     questions = list_questions(is_bundle=is_bundle)
     if is_quick:
-        questions = {name: one for name, one in questions.items() if "relation" not in name}
+        questions = {name: one for name, one in questions.items() if name in QUICK}
     return Campaign(make_sound(*stores), questions)
 
 

@@ -100,7 +100,7 @@ def type_of(path: str) -> str:
         return f"{kind}' metadata" if match[2] == "zarr.json" else f"shard of {kind}"
     if re.fullmatch(r"segments/\w+/scores/\w+\.parquet", path):
         return "bundled scores"
-    if match := re.fullmatch(r"segments/\w+/(\w+)\.parquet", path):
+    if match := re.fullmatch(r"segments/\w+/(\w+)(-\d+)?\.parquet", path):
         return match[1]
     return {
         "tistore.json": "header",
@@ -112,7 +112,12 @@ def type_of(path: str) -> str:
 
 
 def write_every_file(path: Path, seed: int = 3) -> Store:
-    """Write a store with every table, array, cache and log there is, activations included."""
+    """
+    Write a store with every table, array, cache and log there is, activations included.
+
+    It has been compacted, and a reading was removed: older commits need files that the newest one
+    does not.
+    """
     store, written, _ = write_lens_store(path, n_prompts=3, response=150, seed=seed)
     with store.writer() as writer:
         for name in sorted(LOG_TABLES.keys() - MADE_OTHERWISE):
@@ -121,6 +126,9 @@ def write_every_file(path: Path, seed: int = 3) -> Store:
     with store.writer() as writer:
         writer.remove_vectors([vector], reason="to have a removal")
     _talk(store, written[0].response_id)
+    store.compact()
+    of_hedge = "SELECT reading_key FROM responses WHERE organism = reader AND prompt_id = '2'"
+    store.remove_readings([store.sql(f"{of_hedge} AND reader = 'hedge'").fetchall()[0][0]])
     store.sql("SELECT avg(project('flattery')), avg(project('early')) FROM tokens").fetchall()
     return store
 

@@ -81,11 +81,12 @@ def ask(work: Callable[[], Any]) -> Any:
     answers, answering = os.pipe()
 
     def answer() -> None:
+        try:
+            outcome = (work(), None)
+        except BaseException:
+            outcome = (None, traceback.format_exc())
         with os.fdopen(answering, "wb") as pipe:
-            try:
-                pickle.dump((work(), None), pipe)
-            except BaseException:
-                pickle.dump((None, traceback.format_exc()), pipe)
+            pickle.dump(outcome, pipe)
 
     child = fork(answer)
     os.close(answering)

@@ -24,7 +24,7 @@ from durability.acknowledgements import Findings
 from durability.forked import ChildFailed, ask, fork, kill, launch, warm_up
 from durability.ledger import Account, Ledger
 from durability.table import Row, make_row
-from durability.work import STEPS, choose_steps, do_all
+from durability.work import STEPS, choose_steps, do_all, finish
 from tistore.store.base import BaseStore
 
 KILLS_A_STORE = 4
@@ -104,12 +104,13 @@ class Lane:
             store = self.folder / f"{done}.tistore"
             ask(lambda store=store: BaseStore.create(store).path)
             account = Account()
-            for _ in range(min(KILLS_A_STORE, kills - done)):
-                self._kill_some(store, account, tally)
+            for _ in range(KILLS_A_STORE):
+                if sum(tally.steps.values()) >= kills or not self._kill_some(store, account, tally):
+                    break
         return tally
 
-    def _kill_some(self, store: Path, account: Account, tally: Tally) -> None:
-        """Let one writer or two begin, kill them, and check what they leave."""
+    def _kill_some(self, store: Path, account: Account, tally: Tally) -> bool:
+        """Let one writer or two begin, kill them, and check; False where something is broken."""
         steps = choose_steps(self.rng, self.rng.choice([1, 1, 2]))
         writers = [Writer.start(self, store, step) for step in steps]
         for writer in writers:
@@ -119,16 +120,18 @@ class Lane:
             kill(writer.process)
             tally.steps[writer.step] += 1
             account.read(writer.ledger)
-            if writer.crash.exists():
-                tally.findings += Findings(wrong=(writer.crash.read_text(),))
+        crashes = [writer.crash.read_text() for writer in writers if writer.crash.exists()]
         try:
+            ask(lambda: finish(store, steps))
             findings: Findings = ask(lambda: account.check(store))
         except ChildFailed as failure:
             findings = Findings(wrong=(str(failure),))
+        findings += Findings(wrong=tuple(crashes))
         tally.findings += findings
         tally.within += bool(account.open)
-        tally.unheard += len(findings.extra) > 0
+        tally.unheard += bool(findings.extra)
         account.settle(findings)
+        return findings.ok
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,12 @@ class Made:
         """Read the name back."""
         kind, seed = text.split(":")
         return cls(kind, int(seed))
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Made:
+        """Tell what a row of `responses` must have been made from."""
+        kind = {"audit/wide": "wide", "audit/long": "long"}.get(row["prompt_set"], "reading")
+        return cls("replay" if row["reader"] == "instruct" else kind, int(row["prompt_id"]))
 
     def arguments(self) -> dict[str, Any]:
         """Lay a reading out as the arguments of `writer.add`."""

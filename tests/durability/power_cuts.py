@@ -33,7 +33,7 @@ from durability.acknowledgements import Findings
 from durability.forked import ChildFailed, ask, fork, launch, warm_up
 from durability.ledger import Account, Ledger
 from durability.table import Row, make_row
-from durability.work import STEPS, choose_steps, do_all
+from durability.work import STEPS, choose_steps, do_all, finish
 from tistore.errors import TistoreError
 from tistore.store.base import BaseStore
 
@@ -104,6 +104,9 @@ class Image:
         _try("mkfs.ext4", "-q", "-F", image.file)
         image.mount()
         try:
+            image.cut()  # nobody is at work yet who would be left behind if this cannot be done
+            image.unmount()
+            image.mount()
             yield image
         finally:
             image.unmount()
@@ -185,29 +188,37 @@ class Writer:
         process: Its id.
         step: What it does.
         ledger: What it was told is committed: not on the image.
-        crash: Where its traceback is, should it have raised what is no `TistoreError`.
+        ended: Where it says which `TistoreError` ended it.
+        crash: Where its traceback is, should it have raised anything else.
     """
 
     process: int
     step: str
     ledger: Path
+    ended: Path
     crash: Path
 
     @classmethod
     def start(cls, store: Path, step: str, seed: int, scratch: Path, fsync: bool) -> Writer:
         """Fork it."""
-        ledger, crash = scratch / f"{seed}.ledger", scratch / f"{seed}.crash"
+        ledger, ended, crash = (scratch / f"{seed}.{end}" for end in ("ledger", "ended", "crash"))
         ledger.touch()
 
         def work() -> None:
             written = Ledger(ledger)
             if not fsync:
                 os.fsync = os.fdatasync = lambda descriptor: None  # type: ignore[assignment]
-            with suppress(TistoreError):  # the disk is gone: that is what it is to say
+            try:
                 for number in range(1000):
                     STEPS[step](store, written, seed + number)
+            except TistoreError as error:  # what it is to say once the disk is gone
+                ended.write_text(f"{step}: {type(error).__name__}: {error}")
 
-        return cls(fork(work, crash), step, ledger, crash)
+        return cls(fork(work, crash), step, ledger, ended, crash)
+
+    def is_over(self) -> bool:
+        """Whether it has ended by itself."""
+        return self.ended.exists() or self.crash.exists()
 
     def end(self) -> str | None:
         """Kill it; gives its traceback if it had raised."""
@@ -250,14 +261,20 @@ class Laboratory:
             shutil.rmtree(store, ignore_errors=True)
         return tally
 
-    def _await_acknowledgements(self, writers: Sequence[Writer]) -> None:
-        """Wait for a few, and then for a moment within whatever comes next."""
+    def _await_acknowledgements(self, writers: Sequence[Writer]) -> tuple[str, ...]:
+        """
+        Wait for a few, and then for a moment within whatever comes next.
+
+        Returns:
+            What writers complained of before there was any reason to.
+        """
         wanted = self.rng.randint(1, MOST_ACKNOWLEDGED)
-        while sum(writer.ledger.read_bytes().count(b"\nadded") for writer in writers) < wanted:
-            if any(writer.crash.exists() for writer in writers):
-                return
+        heard = 0
+        while heard < wanted and not any(map(Writer.is_over, writers)):
             time.sleep(0.002)
+            heard = sum(writer.ledger.read_bytes().count(b"\nadded") for writer in writers)
         time.sleep(self.rng.uniform(0, 0.05))
+        return tuple(writer.ended.read_text() for writer in writers if writer.ended.exists())
 
     def _cut_once(self, store: Path, account: Account, tally: Tally) -> bool:
         """Let writers begin, cut, and check; False where the store is not to be used again."""
@@ -265,9 +282,9 @@ class Laboratory:
             Writer.start(store, step, next(self.seeds), self.scratch, self.fsync)
             for step in choose_steps(self.rng, self.rng.choice([1, 3]))
         ]
-        self._await_acknowledgements(writers)
+        complaints = self._await_acknowledgements(writers)
         self.image.cut()
-        crashes = tuple(crash for writer in writers if (crash := writer.end()))
+        complaints += tuple(crash for writer in writers if (crash := writer.end()))
         self.image.unmount()
         self.image.mount()
         before = len(account.held)
@@ -276,13 +293,14 @@ class Laboratory:
             tally.steps[writer.step] += 1
         acknowledged = len(account.held) - before
         try:
+            ask(lambda: finish(store, [writer.step for writer in writers]))
             findings: Findings = ask(lambda: account.check(store))
         except ChildFailed as failure:
             findings = Findings(wrong=(str(failure),))
         tally.cuts += 1
         tally.acknowledged += acknowledged
         tally.broken += not findings.ok
-        tally.findings += findings + Findings(wrong=crashes)
+        tally.findings += findings + Findings(wrong=complaints)
         account.settle(findings)
         return findings.ok
 
@@ -295,7 +313,7 @@ def main(cuts: int, controls: int = 0, options: str = OPTIONS[0], seed: int = 0)
         try:
             with Image.make(Path(scratch), options) as image:
                 warm_up(do_all)
-                rng, seeds = random.Random(seed), count(1000, 1000)
+                rng, seeds = random.Random(f"{seed} {options}"), count(1000, 1000)
                 cut = Laboratory(image, Path(scratch), rng, seeds, fsync=True).cut(cuts)
                 control = Laboratory(image, Path(scratch), rng, seeds, fsync=False).cut(controls)
         except NoImage as error:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import tistore
 from durability.every_file import Sound
@@ -49,6 +50,12 @@ _QUERIES_OF_ACTIVATIONS = {
     "top_tokens FROM lens WHERE position < 8",
 }
 
+QUICK = {
+    "info", "status", "the log of analyses", "scores of tokens", "scores of responses", "cosines",
+    "relation annotations", "the lens", "activations", "an export",
+}  # fmt: skip
+"""Questions that between them go every way there is into a store."""
+
 
 def list_questions(*, is_bundle: bool = False) -> dict[str, Question]:
     """List what people ask of a store, or of a bundle of scores; each takes some 50 ms."""
@@ -73,6 +80,7 @@ def list_reads() -> dict[str, Question]:
         "norms": _of_segments(lambda segment, site: segment.norms(site).tobytes()),
         "bundled scores": _read_bundled_scores,
         "unembeddings": _read_unembeddings,
+        "what was before it was compacted": _read_before,
         **{f"table {name}": partial(_read_table, name=name) for name in LOG_TABLES},
         **{f"{name} of segments": partial(_read_tables, name=name) for name in SEGMENT_TABLES},
     }
@@ -93,11 +101,11 @@ def ask_everything(
     readers: dict[str, list[str]] = {path: [] for path in sound.files}
     for name, question in questions.items():
         sound.restore_cached()
-        with _WATCH.over() as opened:
+        with _watch_opening() as opened:
             answers[name] = question(tistore.open(sound.path))
         if any(path.startswith(f"{root}/scores/") for path in opened):
             sound.forget_cached()
-            with _WATCH.over() as also_opened:
+            with _watch_opening() as also_opened:
                 assert question(tistore.open(sound.path)) == answers[name]
             opened |= also_opened
         for path in sorted(os.path.relpath(path, root) for path in opened):
@@ -107,28 +115,21 @@ def ask_everything(
     return answers, readers
 
 
-class _FileWatch:
-    """Notices which files are opened, whoever opens them from Python."""
+@contextmanager
+def _watch_opening() -> Iterator[set[str]]:
+    """Collect the paths of files that are opened, in whatever way, while the block runs."""
+    opened: set[str] = set()
 
-    def __init__(self) -> None:
-        self._seen: set[str] | None = None
-        sys.addaudithook(self._hear)  # there is no way to take it off again
+    def noting(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def open_noted(path: Any, *arguments: Any, **named: Any) -> Any:
+            if isinstance(path, str | Path):
+                opened.add(os.path.realpath(path))
+            return plain(path, *arguments, **named)
 
-    @contextmanager
-    def over(self) -> Iterator[set[str]]:
-        """Collect their paths while the block runs."""
-        self._seen = set()
-        try:
-            yield self._seen
-        finally:
-            self._seen = None
+        return open_noted
 
-    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self._seen is not None and event == "open" and isinstance(arguments[0], str | Path):
-            self._seen.add(os.path.realpath(arguments[0]))
-
-
-_WATCH = _FileWatch()
+    with patch("os.open", noting(os.open)), patch("io.open", noting(io.open)):
+        yield opened
 
 
 def _ask(store: Store, query: str) -> Any:
@@ -169,6 +170,21 @@ def _read_bundled_scores(store: Store) -> Any:
         for segment in store.snapshot.segments
         for direction in sorted(segment.scored)
     ]
+
+
+def _read_before(store: Store) -> Any:
+    """Read what was there before segments and tables were replaced: older commits need it."""
+    compactions = (
+        commit.number for commit in store.snapshot.commits if commit.body["operation"] == "compact"
+    )
+    first = next(compactions, None)
+    if first is None:
+        return None
+    before = tistore.open(store.path, at=first - 1)
+    reads = list_reads()
+    of_segments = [f"{name} of segments" for name in ("activations", *SEGMENT_TABLES)]
+    needed = ("means", "norms", "vectors", "table prompts", *of_segments)
+    return [reads[name](before) for name in needed]
 
 
 def _read_unembeddings(store: Store) -> Any:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from durability.ledger import Ledger
 from durability.made import Made
 from durability.table import Row
 from tistore.schemas.vector import Vector
+from tistore.store import posix
 from tistore.store.base import BaseStore
 
 OWN_SEEDS = 10_000
@@ -43,16 +45,24 @@ def run(scale: float, say: Callable[[str], None]) -> list[Row]:
     rounds = max(round(60 * scale), 4)
     rows = []
     for writers in (2, 8, 32):
-        say(f"{writers} writers at once, {rounds} commits each")
-        found = launch("races", writers=writers, rounds=rounds, kills=writers // 2)
-        pace = found["seconds"]
-        notes = (
-            f"{found['commits']} commits: p50 {pace['p50']:.2f} s, p99 {pace['p99']:.2f} s, "
-            f"longest {pace['longest']:.2f} s; {found['killed']} writers killed; "
-            f"opened {found['opened']} times meanwhile"
-        )
+        for apart in (False, True):
+            what = f"{writers} writers at once, {'without a queue' if apart else 'on one machine'}"
+            say(f"{what}: {rounds} commits each")
+            found = launch("races", writers=writers, rounds=rounds, kills=writers // 2, apart=apart)
+            pace = found["seconds"]
+            notes = (
+                f"{found['commits']} commits: p50 {pace['p50']:.2f} s, p99 {pace['p99']:.2f} s, "
+                f"longest {pace['longest']:.2f} s; {found['killed']} writers killed; "
+                f"opened {found['opened']} times meanwhile"
+            )
+            broken = [len(found[name]) for name in ("lost", "partial", "wrong")]
+            rows.append(Row(what, found["acknowledged"], *broken, notes))
+        say(f"{writers} writers that contradict each other, {rounds} rounds")
+        found = launch("contests", writers=writers, rounds=rounds)
         broken = [len(found[name]) for name in ("lost", "partial", "wrong")]
-        rows.append(Row(f"{writers} writers at once", found["acknowledged"], *broken, notes))
+        what = f"{writers} writers that contradict each other"
+        notes = f"each round one was told yes, and {found['refused']} times one no"
+        rows.append(Row(what, found["contests"], *broken, notes))
     return rows
 
 
@@ -127,7 +137,9 @@ class Racer:
         return Findings()
 
 
-def race(folder: Path, writers: int, rounds: int, kills: int, readers: int = 1) -> Outcome:
+def race(
+    folder: Path, writers: int, rounds: int, kills: int, readers: int = 1, apart: bool = False
+) -> Outcome:
     """
     Let writers commit as fast as they can, then hold the store against what they were told.
 
@@ -139,7 +151,10 @@ def race(folder: Path, writers: int, rounds: int, kills: int, readers: int = 1) 
         rounds: Commits of each.
         kills: How many are killed at work, each then followed by another.
         readers: How many open the store again and again meanwhile.
+        apart: Whether the writers know nothing of each other, as on machines of their own. Then
+            nothing but the link decides which of them gets a number.
     """
+    work = write_apart if apart else write
     store = folder / "s.tistore"
     ask(lambda: BaseStore.create(store).path)
     looking = [
@@ -147,7 +162,7 @@ def race(folder: Path, writers: int, rounds: int, kills: int, readers: int = 1) 
         for number in range(readers)
     ]
     racing = [
-        Racer.start(folder / f"writer-{number}", partial(write, store, rounds, number + 1))
+        Racer.start(folder / f"writer-{number}", partial(work, store, rounds, number + 1))
         for number in range(writers)
     ]
     outcome = Outcome()
@@ -156,7 +171,7 @@ def race(folder: Path, writers: int, rounds: int, kills: int, readers: int = 1) 
         replacement = writers + number
         racing.append(
             Racer.start(
-                folder / f"writer-{replacement}", partial(write, store, rounds, replacement + 1)
+                folder / f"writer-{replacement}", partial(work, store, rounds, replacement + 1)
             )
         )
     for racer in racing:
@@ -168,9 +183,9 @@ def race(folder: Path, writers: int, rounds: int, kills: int, readers: int = 1) 
     acknowledged = {made for racer in racing for made in _read_acknowledged(racer.folder)}
     outcome.acknowledged = len(acknowledged)
     outcome.seconds = [second for racer in racing for second in _read_seconds(racer.folder)]
-    outcome.findings += _check(lambda: check_log(store))
+    outcome.findings += ask_for_findings(lambda: check_log(store))
     outcome.commits = len(list((store / "commits").iterdir()))
-    outcome.findings += _check(lambda: check(store, acknowledged))
+    outcome.findings += ask_for_findings(lambda: check(store, acknowledged))
     return outcome
 
 
@@ -193,6 +208,12 @@ def write(store: Path, rounds: int, number: int, folder: Path) -> None:
             writer.commit()
             ledger.write("added", things)
             pace.write(f"{time.monotonic() - started}\n")
+
+
+def write_apart(store: Path, rounds: int, number: int, folder: Path) -> None:
+    """Do the same without the queue of the writers of a machine."""
+    posix.wait_for_turn = lambda *_: nullcontext(lambda: None)
+    write(store, rounds, number, folder)
 
 
 def look(store: Path, over: Path, folder: Path) -> None:
@@ -251,7 +272,7 @@ def _kill_at_work(racer: Racer) -> bool:
     return True
 
 
-def _check(work: Callable[[], Findings]) -> Findings:
+def ask_for_findings(work: Callable[[], Findings]) -> Findings:
     """Check in a process of its own: this one has to go on without threads."""
     try:
         found: Findings = ask(work)
@@ -281,11 +302,13 @@ def rehearse(folder: Path) -> None:
     check(store, _read_acknowledged(folder)).raise_if_broken()
 
 
-def main(writers: int, rounds: int, kills: int = 0, readers: int = 1) -> dict[str, Any]:
+def main(
+    writers: int, rounds: int, kills: int = 0, readers: int = 1, apart: bool = False
+) -> dict[str, Any]:
     """Race in a scratch folder."""
     warm_up(rehearse)
     with tempfile.TemporaryDirectory() as scratch:
-        return race(Path(scratch), writers, rounds, kills, readers).to_json()
+        return race(Path(scratch), writers, rounds, kills, readers, apart).to_json()
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ class RecordingSystem(System):
         self._plans: list[tuple[Rule, Callable[[], None]]] = []
         self._is_dead = False
 
-    def live(self, work: Callable[[], None]) -> None:
+    def live(self, work: Callable[[], object]) -> None:
         """Do some work, to its end or to the death of the process."""
         try:
             work()

@@ -67,7 +67,9 @@ def say(words: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; 1 where a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])  # type: ignore[union-attr]
-    parser.add_argument("--only", action="append", choices=LABORATORIES, help="one of them; again")
+    parser.add_argument(
+        "--only", action="append", choices=LABORATORIES, help="this laboratory; may be given again"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="how much of each; 0.01 is quick")
     parser.add_argument("--seed", type=int, default=0, help="other faults")
     options = parser.parse_args(arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def append(path: Path, ledger: Ledger, seed: int) -> None:
 
 def shapes(path: Path, ledger: Ledger, seed: int) -> None:
     """Readings of several shapes in one commit: a segment for each, and all of them or none."""
-    things = [Made(kind, seed) for kind in ("reading", "replay", "wide", "long")]
+    things = [Made(kind, 3 * seed) for kind in ("reading", "replay", "wide", "long")]
     ledger.write("adding", things)
     with BaseStore.open(path).writer() as writer:
         for made in things:
@@ -66,10 +66,49 @@ def compact(path: Path, ledger: Ledger, seed: int) -> None:
         BaseStore.open(path).compact()
 
 
+def remove(path: Path, ledger: Ledger, seed: int) -> None:
+    """Readings, of which some go again: a segment is dropped, and another written anew."""
+    shapes(path, ledger, seed)
+    store = BaseStore.open(path)
+    dropped = [Made("long", 3 * seed), Made("replay", 3 * seed)]
+    rows = (
+        row for segment in store.snapshot.segments for row in segment.table("responses").to_pylist()
+    )
+    keys = [row["reading_key"] for row in rows if Made.of(row) in dropped]
+    ledger.write("removing", dropped)
+    with suppress(RewriteConflictError):
+        store.remove_readings(keys)
+        ledger.write("removed", dropped)
+
+
 def collect(path: Path, ledger: Ledger, seed: int) -> None:
     """Readings, merged, and everything deleted that is not needed any more."""
     compact(path, ledger, seed)
     BaseStore.open(path).gc(dry_run=False, keep_days=0, trash_days=0)
+
+
+def repair(path: Path, ledger: Ledger, seed: int) -> None:
+    """Readings, of which one is damaged beyond mending, and dropped."""
+    shapes(path, ledger, seed)
+    damaged = Made("long", 3 * seed)
+    ledger.write("removing", [damaged])
+    (uuid,) = (
+        segment.uuid
+        for segment in BaseStore.open(path).snapshot.segments
+        if damaged in map(Made.of, segment.table("responses").to_pylist())
+    )
+    shard = max((path / "segments" / uuid).rglob("*"), key=lambda file: file.stat().st_size)
+    with shard.open("r+b") as file:
+        file.seek(shard.stat().st_size // 2)
+        file.write(bytes(64))
+    BaseStore.repair(path, dry_run=False)
+    ledger.write("removed", [damaged])
+
+
+def finish(path: Path, steps: Iterable[str]) -> None:
+    """Do what is asked of whoever comes after a step that did not end: a repair is run again."""
+    if "repair" in steps:
+        BaseStore.repair(path, dry_run=False)
 
 
 STEPS: dict[str, Step] = {
@@ -78,10 +117,12 @@ STEPS: dict[str, Step] = {
     "long": long,
     "vectors": vectors,
     "compact": compact,
+    "remove": remove,
     "collect": collect,
+    "repair": repair,
 }
 
-ALONE = {"collect"}
+ALONE = {"collect", "repair"}
 """Steps whose mistakes other writers at work would feel, and say so with an error of theirs."""
 
 

@@ -98,7 +98,7 @@ def test_every_answer_is_the_same_to_the_last_bit(tmp_path, is_varied, multiplie
 
 def test_the_lens_answers_the_same_to_the_last_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(lens_table, "rows_at_once", lambda head: 37)  # many products
-    store, _, _ = write_lens_store(tmp_path / "s", response=20)
+    store, _, _ = write_lens_store(tmp_path / "s", response=30)
     shutil.copytree(store.path, tmp_path / "before")
 
     report = store.compact()

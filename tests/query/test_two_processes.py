@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from unittest import mock
 
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 
 import tistore
+from query_worker import answer_questions
 
 HIDDEN = 512
 TOKENS = 400
@@ -24,23 +23,11 @@ RESPONSES = 48
 PER_SEGMENT = 4
 PER_QUESTION = 5
 KILLS = 15
-AT_ONCE = 5  # workers started together: starting is most of the time
 QUESTIONS = 6 + KILLS
 
-WORKER = """
-import json, sys
-import numpy as np
-import tistore
-store = tistore.open(sys.argv[1])
-store.sql("SELECT count(*) FROM tokens").fetchall()
-print("ready", flush=True)
-for line in sys.stdin:
-    sql, target, limit = json.loads(line)
-    table = store.sql(sql, max_read_bytes=limit).to_arrow()
-    np.save(target, np.stack([column.to_numpy() for column in table.columns]))
-    print("done", flush=True)
-"""
-"""Opens a store, says so, and answers one question a line."""
+# Each process is forked from one that has imported what they need, and holds nothing else.
+PROCESSES = get_context("forkserver")
+PROCESSES.set_forkserver_preload(["query_worker", "tistore.query.engine"])
 
 
 @dataclass
@@ -111,32 +98,33 @@ class Worker:
     """A process of its own that answers questions about a store."""
 
     def __init__(self, path: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+        self._connection, theirs = PROCESSES.Pipe()
+        self._process = PROCESSES.Process(
+            target=answer_questions, args=(str(path), theirs), daemon=True
         )
+        self._process.start()
+        theirs.close()
 
     def wait(self) -> str:
         """Wait for its next word; empty when it is gone."""
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        try:
+            return self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            return ""
 
     def ask(self, sql: str, target: Path, max_read_bytes: int | None = None) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([sql, str(target), max_read_bytes]) + "\n")
-        self._process.stdin.flush()
+        self._connection.send((sql, str(target), max_read_bytes))
 
     def kill(self) -> bool:
         """Kill it with SIGKILL; tells whether it had not answered yet."""
         self._process.kill()
-        self._process.wait()
+        self._process.join()
         return self.wait() == ""
 
     def close(self) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.join()
+        self._connection.close()
 
 
 @contextmanager
@@ -179,16 +167,14 @@ def test_a_process_killed_while_it_scans_leaves_nothing_that_lies(shared, tmp_pa
     longest = _time_a_question(shared, 5, tmp_path)
     delays = [longest * (place + random.Random(place).random()) / KILLS for place in range(KILLS)]
     n_killed_in_time = 0
-    plan = list(zip(questions, delays, strict=True))
-    for batch in (plan[first : first + AT_ONCE] for first in range(0, KILLS, AT_ONCE)):
-        with working(shared.path, len(batch)) as workers:
-            for worker, (question, delay) in zip(workers, batch, strict=True):
-                worker.ask(shared.sql(question), tmp_path / "never.npy")
-                time.sleep(delay)
-                n_killed_in_time += worker.kill()
-                store = tistore.open(shared.path)
-                found = store.sql(shared.sql(question)).to_arrow()
-                shared.check(question, np.stack([column.to_numpy() for column in found.columns]))
+    for question, delay in zip(questions, delays, strict=True):
+        with working(shared.path, 1) as [worker]:
+            worker.ask(shared.sql(question), tmp_path / "never.npy")
+            time.sleep(delay)
+            n_killed_in_time += worker.kill()
+        store = tistore.open(shared.path)
+        found = store.sql(shared.sql(question)).to_arrow()
+        shared.check(question, np.stack([column.to_numpy() for column in found.columns]))
 
     with working(shared.path, 1) as [reader]:
         for question in questions:

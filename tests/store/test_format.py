@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from example_readings import make_reading
 from tistore.schemas.site import Site
 from tistore.schemas.tables import LOG_TABLES, SEGMENT_TABLES
 from tistore.store.base import BaseStore
@@ -18,16 +19,7 @@ EXAMPLE = PROJECT / "examples" / "read_without_tistore.py"
 
 
 def test_zarr_python_and_pyarrow_read_a_store_by_the_documentation(filled):
-    """Run in a process that cannot import tistore."""
-    program = (
-        "import sys, runpy; sys.modules['tistore'] = None; "
-        f"sys.argv = ['example', {str(filled.path)!r}]; "
-        f"runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
-    )
-
-    printed = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    ).stdout
+    printed = read_without_tistore(filled.path)
 
     segment = filled.snapshot.segments[0]
     assert "flattery read by flattery: 'What now? Wait,'" in printed
@@ -36,6 +28,28 @@ def test_zarr_python_and_pyarrow_read_a_store_by_the_documentation(filled):
         shown = re.search(rf"layer {layer}: \|mean\| = ([\d.]+)", printed)
         assert shown is not None
         assert abs(float(shown[1]) - norm) < 1e-3
+
+
+def test_they_read_a_compacted_store_once(filled):
+    with filled.writer() as writer:
+        writer.add(**make_reading(7))
+    assert len(filled.snapshot.segments) == 2
+
+    filled.compact()
+
+    assert len(filled.snapshot.segments) == 1
+    assert read_without_tistore(filled.path).count(" read by ") == 1
+
+
+def read_without_tistore(path: Path) -> str:
+    """Run the example in a process that cannot import tistore; gives what it prints."""
+    program = (
+        "import sys, runpy; sys.modules['tistore'] = None; "
+        f"sys.argv = ['example', {str(path)!r}]; "
+        f"runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
+    )
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_every_committed_file_is_named_by_the_log(filled):

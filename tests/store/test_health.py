@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 
 import pytest
 
@@ -11,6 +12,7 @@ import tistore.store.health as health
 from example_readings import make_reading
 from tistore.store.base import BaseStore
 from tistore.store.health import Check, check_store
+from tistore.store.leases import Lease
 from tistore.store.place import Place
 from tistore.store.system import System
 
@@ -112,6 +114,19 @@ def test_a_writer_at_work_is_no_warning(filled, monkeypatch):
     assert look(filled)["writers"].detail == "none"
 
 
+def test_writers_that_ended_without_closing_are_told(filled, monkeypatch):
+    writers = [
+        Lease(f"{number:032x}", 1, None, 0.0, None, state)
+        for number, state in enumerate(("dead", "live", "silent", "expired"))
+    ]
+    monkeypatch.setattr(health, "read_leases", lambda files: writers)
+
+    check = look(filled)["writers"]
+
+    assert check.state == "warning"
+    assert check.detail.startswith("1 dead, 1 expired, 1 live, 1 silent")
+
+
 def test_the_last_pass_is_remembered_with_what_it_found(filled):
     assert look(filled)["verified"].detail == "never, from here"
     filled.verify()
@@ -125,6 +140,13 @@ def test_the_last_pass_is_remembered_with_what_it_found(filled):
 
     assert check.state == "problem"
     assert "1 files were damaged" in check.detail
+
+
+def test_a_pass_over_another_store_in_the_same_place_does_not_count(filled):
+    filled.verify()
+    shutil.rmtree(filled.path)
+
+    assert look(BaseStore.create(filled.path))["verified"].detail == "never, from here"
 
 
 @pytest.mark.parametrize(
@@ -197,3 +219,12 @@ def test_many_small_segments_are_told_and_what_merging_would_leave(store, monkey
     assert check.state == "warning"
     assert "in 4 segments" in check.detail
     assert "tistore compact" in (check.mend or "")
+
+
+def test_files_that_cannot_be_merged_are_no_warning(filled, monkeypatch):
+    monkeypatch.setattr(health, "_FEW_FILES", 1)
+
+    check = look(filled)["small files"]
+
+    assert check.state == "ok"
+    assert "no neighbours" in check.detail

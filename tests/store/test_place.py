@@ -146,6 +146,19 @@ def test_the_mounts_of_macos_are_read_too():
     assert mounts == [Mount("/", "apfs"), Mount("/Volumes/my lab", "smbfs")]
 
 
+def test_mounts_are_asked_for_as_each_system_tells_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(place, "_MOUNTS", tmp_path / "none")
+    monkeypatch.setattr(place.sys, "platform", "linux")
+    assert place.list_mounts() == []
+
+    def run(command, **options):
+        return subprocess.CompletedProcess(command, 0, "/dev/disk1 on / (apfs, local)\n", "")
+
+    monkeypatch.setattr(place.sys, "platform", "darwin")
+    monkeypatch.setattr(place.subprocess, "run", run)
+    assert place.list_mounts() == [Mount("/", "apfs")]
+
+
 def test_where_nothing_is_known_the_file_system_is_unknown():
     assert find_mount([], Path("/data")) == Mount("/", "unknown")
 

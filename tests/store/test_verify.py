@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import tistore.store.damage as damage
 import tistore.store.file_check as file_check
 import tistore.store.verified as verified
 from command_line import run
@@ -19,6 +20,7 @@ from tistore.errors import (
     InterruptedRunError,
     NotAStoreError,
     StoreNotFoundError,
+    TooManyFilesError,
 )
 from tistore.store.base import BaseStore
 from tistore.store.posix import PosixFiles
@@ -75,15 +77,16 @@ def test_every_damaged_file_is_named_however_many_are_read_at_once(filled, jobs)
 def test_damage_tells_which_readings_it_costs(filled):
     segment = filled.snapshot.segments[0].uuid
     shard = f"segments/{segment}/residual.zarr/c/0/0/0"
-    (vectors,) = filled.snapshot.table_files("vectors")
+    (models,) = filled.snapshot.table_files("models")
+    assert models.record.path.startswith(f"segments/{segment}/")
     flip(filled.path / shard)
-    flip(filled.path / vectors.record.path)
+    flip(filled.path / models.record.path)
 
     problems = {problem.path: problem for problem in filled.verify(strict=False).problems}
 
     assert problems[shard].readings == 6
     assert problems[shard].organisms == ("flattery",)
-    assert problems[vectors.record.path].readings == 0
+    assert problems[models.record.path].readings == 0
     with pytest.raises(IntegrityError, match=r"residual.zarr/c/0/0/0.*\(6 readings of flattery\)"):
         filled.verify()
 
@@ -109,6 +112,33 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_checked(
 
     assert sorted(named(report)) == sorted([wanted.path, shard])
     assert any("cannot be read" in problem.problem for problem in report.problems)
+
+
+def test_a_limit_of_the_process_is_no_damage(filled, monkeypatch):
+    """Files that could not even be opened are not called damaged."""
+
+    def fail(descriptor, buffers):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("tistore.store.posix.os.readv", fail)
+
+    with pytest.raises(TooManyFilesError):
+        filled.verify()
+
+
+def test_whose_readings_they_were_is_left_out_where_it_cannot_be_read(filled, monkeypatch):
+    def fail(files, record):
+        raise IntegrityError("gone bad since")
+
+    tokens = f"segments/{filled.snapshot.segments[0].uuid}/tokens.parquet"
+    flip(filled.path / tokens)
+    monkeypatch.setattr(damage, "read_checked", fail)
+
+    problems = {problem.path: problem for problem in filled.verify(strict=False).problems}
+
+    assert problems[tokens].readings == 6
+    assert problems[tokens].organisms == ()
+    assert str(problems[tokens]).endswith("(6 readings)")
 
 
 def test_a_link_in_the_place_of_a_file_or_folder_is_a_problem(filled, tmp_path):
@@ -250,6 +280,13 @@ def test_another_store_in_the_same_place_is_not_held_against_the_first(logged):
     shutil.rmtree(logged.path)
 
     assert BaseStore.create(logged.path).verify().ok
+
+
+def test_half_a_header_is_named_though_nothing_follows_it(store):
+    header = store.path / "tistore.json"
+    header.write_bytes(header.read_bytes()[:40])
+
+    assert named(verify(store.path)) == ["tistore.json"]
 
 
 def test_a_store_from_the_future_is_no_damage(store):

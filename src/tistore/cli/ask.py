@@ -11,6 +11,7 @@ import typer
 import tistore
 from tistore.cli.deadline import deadline
 from tistore.cli.options import (
+    AtCommit,
     FormatOption,
     JsonOption,
     MultiplyAdds,
@@ -52,13 +53,14 @@ def sql(
         str | None, typer.Option(metavar="SIZE", help="Memory the SQL may use: 500MB, 2GB.")
     ] = None,
     max_multiply_adds: MultiplyAdds = None,
+    at: AtCommit = None,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:
     """Ask in SQL; project('trait') is a score, whatever the relation."""
     text = sys.stdin.read() if query == "-" else query
     parameters = dict(_split_parameter(given) for given in parameter or []) or None
-    opened = tistore.open(store)
+    opened = tistore.open(store, at)
     _set_limits(opened, max_read, timeout, memory, max_multiply_adds)
     with deadline(timeout):
         if explain:

@@ -9,7 +9,7 @@ import typer
 
 import tistore
 from tistore.cli.diff import ClusterOption, Parts, Seed
-from tistore.cli.options import AnyPairing, FormatOption, JsonOption, StorePath, choose
+from tistore.cli.options import AnyPairing, AtCommit, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows, say
 from tistore.errors import ConfigError
 
@@ -40,6 +40,7 @@ def compare(
         int, typer.Option(min=1, help="Random directions effects are compared with.")
     ] = 10_000,
     seed: Seed = 0,
+    at: AtCommit = None,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,7 +49,7 @@ def compare(
     from tistore.audit.shifts.compare import CompareOptions
     from tistore.audit.shifts.compare import compare as compare_with_base
 
-    opened = tistore.open(store)
+    opened = tistore.open(store, at)
     options = CompareOptions(
         parts=tuple(part or ("total", "model")),  # type: ignore[arg-type]
         definition=definition,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tistore
-from tistore.cli.options import AnyPairing, FormatOption, JsonOption, choose
+from tistore.cli.options import AnyPairing, AtCommit, FormatOption, JsonOption, choose
 from tistore.cli.output import Format, print_rows, say
 from tistore.errors import ConfigError
 
@@ -64,13 +64,14 @@ def diff(
         typer.Option("-n", "--rows", min=1, help="Only so many of each trait, the largest."),
     ] = None,
     seed: Seed = 0,
+    at: AtCommit = None,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how an organism departs from its base, trait by trait, and where."""
     from tistore.audit.breakdown.question import Question
 
-    opened = tistore.open(store)
+    opened = tistore.open(store, at)
     if by == _BY_TRAIT:
         _refuse_unused(part=part, where=where, rows=n, until=until)
         return _print_traits(

@@ -11,6 +11,7 @@ import typer
 
 import tistore
 from tistore.cli.options import (
+    AtCommit,
     FormatOption,
     JsonOption,
     MultiplyAdds,
@@ -47,13 +48,14 @@ def lens(
         typer.Option(metavar="CONFIG", help="First keep the heads of this run's models."),
     ] = None,
     max_multiply_adds: MultiplyAdds = None,
+    at: AtCommit = None,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:
     """Put stored states to the model's head: likeliest tokens, and the true next token's rank."""
     from tistore.query.lens_question import LensQuestion, look
 
-    opened = tistore.open(store)
+    opened = tistore.open(store, at)
     if max_multiply_adds is not None:
         budget = check_multiply_adds(max_multiply_adds)
         opened.limits = replace(opened.limits, max_multiply_adds=budget)

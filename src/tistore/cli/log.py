@@ -67,7 +67,8 @@ def _to_row(entry: LogEntry) -> dict[str, Any]:
         "vectors": entry.vectors,
         "rows": _list_counts(entry.rows),
         "removed": _list_counts(entry.removed),
-        "replaced": _list_counts(entry.replaced),
+        "segments_replaced": entry.segments_replaced,
+        "table_files_replaced": entry.table_files_replaced,
         "bytes": entry.size_bytes,
         "oldest": entry.oldest,
         "can_be_opened": entry.can_be_opened,
@@ -78,11 +79,10 @@ def _write_out(entry: LogEntry) -> dict[str, Any]:
     """Write a commit for people."""
     done = [f"+ {_list_counts(entry.rows)}"] if entry.rows else []
     done += [f"- {_list_counts(entry.removed)}"] if entry.removed else []
-    done += [
-        f"{entry.replaced[kind]} {kind} → {entry.replaced[f'{kind}_by']}"
-        for kind in ("segments", "tables")
-        if kind in entry.replaced
-    ]
+    if entry.segments_replaced:
+        done.append(f"in place of {entry.segments_replaced} segments")
+    if entry.table_files_replaced:
+        done.append(f"in place of {entry.table_files_replaced} files of tables")
     done += [f"gives up commits before {entry.oldest}"] if entry.oldest else []
     return {
         "commit": entry.number,
@@ -93,7 +93,7 @@ def _write_out(entry: LogEntry) -> dict[str, Any]:
         "readings": entry.readings,
         "tokens": entry.tokens,
         "MB": round(entry.size_bytes / 1e6, 1),
-        "tables": "; ".join(done),
+        "what": "; ".join(done),
         "can be opened": "yes" if entry.can_be_opened else "no",
     }
 

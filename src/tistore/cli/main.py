@@ -32,7 +32,9 @@ from tistore.cli import (
     log,
     noise,
     rank,
+    repair,
     report,
+    rm,
     status,
     store,
     top,
@@ -74,6 +76,8 @@ for module in (
     log,
     gc,
     compact,
+    rm,
+    repair,
 ):
     module.register(app)
 app.add_typer(datasets.app, name="datasets")

@@ -11,7 +11,7 @@ import typer
 
 import tistore
 from tistore.cli.audit_options import ClusterColumn, Seed, Traits, conclude
-from tistore.cli.options import AnyPairing, FormatOption, JsonOption, StorePath, choose
+from tistore.cli.options import AnyPairing, AtCommit, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows, say
 from tistore.schemas.model import BASE_READER
 
@@ -83,13 +83,14 @@ def rank(
         int | None,
         typer.Option("-n", "--rows", min=1, help="Rows to print.", show_default="40 in a table"),
     ] = None,
+    at: AtCommit = None,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:
     """Rank organisms × traits against the other organisms; the prompt is the unit of every test."""
     from tistore.audit.rank import rank as rank_cells
 
-    opened = tistore.open(store)
+    opened = tistore.open(store, at)
     cells = _read(opened, trait, baseline, prompt_set, families, cluster, any_pairing)
     ranking = rank_cells(
         cells,

@@ -11,6 +11,7 @@ import typer
 import tistore
 from tistore.cli.options import (
     AnyPairing,
+    AtCommit,
     FormatOption,
     JsonOption,
     RowCount,
@@ -113,6 +114,7 @@ def top(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the random spans.")] = 0,
     n: RowCount = 20,
+    at: AtCommit = None,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -125,7 +127,7 @@ def top(
     from tistore.audit.spans.choice import SpanChoice
     from tistore.query.span_question import SpanQuestion
 
-    opened = tistore.open(store)
+    opened = tistore.open(store, at)
     names = [*(trait or []), *split_traits(traits)]
     chosen = choose(format, as_json)
     choice = SpanChoice(

@@ -204,12 +204,7 @@ def select(store: Store, selection: Selection, *, with_second_readings: bool = F
 
 def _pick(store: Store, where: str | None) -> set[str] | None:
     """Ask which readings a condition picks; None for all of them."""
-    if where is None:
-        return None
-    check_condition(where)
-    # The line break ends a comment the condition may end with.
-    query = f"SELECT reading_key FROM responses WHERE ({where}\n)"
-    return {key for (key,) in store.sql(query).fetchall()}
+    return None if where is None else set(store.find_readings(where))
 
 
 def _find_places(segment: Segment, picked: set[str] | None) -> NDArray[np.int64]:

@@ -256,7 +256,7 @@ class _Source:
         if self.measurement.measure == "cosine":
             return _response_means(segment, self._token_values(segment))
         # One by one: in a product of all, a value would depend on the rows beside it.
-        values = np.vecdot(segment.means(direction.site), direction.vector.unit)
+        values = np.asarray(np.vecdot(segment.means(direction.site), direction.vector.unit))
         if not self.measurement.needs_norms:
             return values.astype(np.float64)
         return _divide(values, _response_means(segment, segment.norms(direction.site)))

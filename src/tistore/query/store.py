@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from tistore.errors import VectorMismatchError
+from tistore.errors import NotStoredError, VectorMismatchError
 from tistore.query.engine import Engine
 from tistore.query.explanation import Explanation
 from tistore.query.limits import Limits
@@ -15,8 +15,10 @@ from tistore.query.progress import Progress, show_on_terminal
 from tistore.query.references import resolve
 from tistore.query.result import Result
 from tistore.query.scores import ScoreCache, Warmed
+from tistore.query.span_question import check_condition
 from tistore.schemas.vector import Vector
 from tistore.store.base import BaseStore
+from tistore.store.removing import RemoveReport
 from tistore.store.score_files import ScoreFolder
 
 
@@ -104,6 +106,60 @@ class Store(BaseStore):
             QueryError: As `sql` does, for all that can be known beforehand.
         """
         return self._engine.explain(query, parameters)
+
+    def find_readings(self, where: str, reader: str | None = None) -> list[str]:
+        """
+        List the keys of the readings that satisfy a condition.
+
+        Args:
+            where: SQL condition on the columns of `responses`.
+            reader: Only this reader's.
+
+        Raises:
+            SqlError: The condition is malformed or refused.
+            QueryError: It is more than a condition, or fails as `sql` does.
+        """
+        check_condition(where)
+        # The line break ends a comment the condition may end with.
+        query = f"SELECT reading_key FROM responses WHERE ({where}\n)"
+        if reader is None:
+            return [key for (key,) in self.sql(query).fetchall()]
+        named = self.sql(f"{query} AND reader = $reader", {"reader": reader})
+        return [key for (key,) in named.fetchall()]
+
+    def remove(
+        self,
+        where: str,
+        *,
+        reader: str | None = None,
+        reason: str | None = None,
+        dry_run: bool = False,
+    ) -> RemoveReport:
+        """
+        Remove the readings that satisfy a condition; see `remove_readings`.
+
+        What another process adds meanwhile stays, whether it satisfies the condition or not.
+
+        Args:
+            where: SQL condition on the columns of `responses`.
+            reader: Only this reader's.
+            reason: For people; stored.
+            dry_run: Only tell.
+
+        Raises:
+            QueryError: As `find_readings` raises.
+            NotStoredError: No reading satisfies it.
+            NoRoomError: What stays of their segments does not fit on the disk a second time.
+            RewriteConflictError: Other processes keep removing or replacing.
+        """
+        self.refresh()
+        keys = self.find_readings(where, reader)
+        if not keys:
+            raise NotStoredError(
+                f"no reading satisfies {where!r}" + (f" and is {reader}'s" if reader else ""),
+                mend="try the condition in `tistore sql`",
+            )
+        return self.remove_readings(keys, reason=reason, dry_run=dry_run)
 
     def vector(self, expression: str, layer: int | None = None) -> Vector:
         """

@@ -1,11 +1,14 @@
-"""Reading the arrays of a segment: sharded Zarr v3, decoded by TensorStore."""
+"""
+Reading arrays that are laid out otherwise than `shards` lays them: by TensorStore.
+
+It takes any sound chunk, wherever it comes from; `chunks` reads what tistore has written.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import tensorstore as ts
 from numpy.typing import NDArray
 
 from tistore.errors import IntegrityError
@@ -21,6 +24,8 @@ class ArrayReader:
     """
 
     def __init__(self, key_value_store: dict[str, Any], label: str) -> None:
+        import tensorstore as ts  # few stores need it, and every command would wait for it
+
         self._label = label
         spec = {"driver": "zarr3", "kvstore": key_value_store, "fill_missing_data_reads": False}
         try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tistore.errors import (
     ConfigError,
+    NoMemoryError,
     NotAStoreError,
     NotStoredError,
     ReadOnlyError,
@@ -25,6 +27,7 @@ from tistore.schemas.response import ResponseSlot
 from tistore.schemas.site import Component, Site
 from tistore.schemas.vector import Vector
 from tistore.store.collecting import GcReport, Retention, collect_garbage, look_for_garbage
+from tistore.store.collector import collector_paused
 from tistore.store.committing import Committer
 from tistore.store.compacting import TARGET_BYTES, CompactProgress, CompactReport, compact
 from tistore.store.events import EventLog
@@ -36,10 +39,12 @@ from tistore.store.info import StoreInfo, describe
 from tistore.store.layout import ANALYSES, COMMITS, HEADER, SCORES, SEGMENTS, cache_folder
 from tistore.store.log import Commit, read_commits
 from tistore.store.posix import PosixFiles
+from tistore.store.removing import RemoveReport, remove
+from tistore.store.repairing import RepairReport, repair_files, repair_log
 from tistore.store.score_files import ScoreFolder
 from tistore.store.snapshot import Snapshot, StoredResponse, read_activations
 from tistore.store.system import POSIX, System
-from tistore.store.verify import VerifyReport, verify_store
+from tistore.store.verify import VerifyReport, require_store, verify_store
 from tistore.store.writer import FLUSH_BYTES, FLUSH_SECONDS, Writer
 
 
@@ -60,11 +65,12 @@ class BaseStore:
         self.path = root
         self._files = files
         self.header: Header = read_header(files, str(root))
-        commits = read_commits(files, None, self.header.sha256)
-        if at is not None:
-            _check_number(root, commits, at)
+        with collector_paused():
+            commits = read_commits(files, None, self.header.sha256)
+            if at is not None:
+                _check_number(root, commits, at)
+            self._snapshot = self._newest = Snapshot(files, commits[:at])
         self._is_pinned = at is not None
-        self._snapshot = Snapshot(files, commits[:at])
 
     @classmethod
     def create(
@@ -318,6 +324,72 @@ class BaseStore:
                 progress=progress,
             )
 
+    def remove_readings(
+        self, keys: Collection[str], *, reason: str | None = None, dry_run: bool = False
+    ) -> RemoveReport:
+        """
+        Remove readings, all with one commit: the segments they lie in are written anew.
+
+        Stores opened at an earlier commit still have them. The same reading can be committed
+        again; so can another response in a slot of which no reading is left. Vectors that were
+        fitted on them stay.
+
+        Args:
+            keys: The readings' keys; the column `reading_key` of `responses` has them.
+            reason: For people; stored.
+            dry_run: Only tell.
+
+        Raises:
+            NotStoredError: One of them is not in the store; none is removed then.
+            NoRoomError: What stays of their segments does not fit on the disk a second time.
+            RewriteConflictError: Other processes keep removing or replacing.
+        """
+        with self._rewriting(dry_run=dry_run) as committer:
+            return remove(
+                self._files,
+                committer,
+                self._snapshot,
+                ScoreFolder(self.score_folder),
+                keys,
+                reason=reason,
+                dry_run=dry_run,
+            )
+
+    @classmethod
+    def repair(
+        cls, path: str | Path, *, dry_run: bool = True, system: System = POSIX
+    ) -> RepairReport:
+        """
+        Restore what is damaged where that can be proven, keep what is whole, drop the rest.
+
+        A reading is kept whole or not at all. Damaged files go to the trash; commits that need
+        them cannot be opened any more. The log is mended first. Nothing happens to a sound store.
+
+        Args:
+            path: The store's folder, or a file:// URL; it need not be possible to open it.
+            dry_run: Only tell.
+            system: The calls that change the disk; tests have others.
+
+        Raises:
+            StoreNotFoundError: Nothing is there.
+            IntegrityError: What is lost nothing else can stand for: the header, or the chain.
+            RewriteConflictError: Another process has removed or replaced something meanwhile.
+            NoRoomError: What stays of damaged segments does not fit on the disk a second time.
+        """
+        root = locate(path)
+        files = PosixFiles(root, system)
+        require_store(root, files)
+        mends, commits = repair_log(root, files, dry_run=dry_run)
+        if dry_run:
+            newest = Snapshot(files, commits)
+            report = repair_files(root, files, None, newest, ScoreFolder(root / SCORES))
+        else:
+            store = cls.open(root, system=system)
+            scores = ScoreFolder(store.score_folder)
+            with store._rewriting() as committer:
+                report = repair_files(root, files, committer, store._snapshot, scores)
+        return replace(report, mends=(*mends, *report.mends))
+
     @contextmanager
     def _rewriting(self, *, dry_run: bool = False) -> Iterator[Committer]:
         """Commit from the newest state on, and move on to what was committed."""
@@ -328,8 +400,15 @@ class BaseStore:
         with closing(self.committer()) as committer:
             try:
                 yield committer
+            except MemoryError as error:
+                raise NoMemoryError(
+                    f"memory ran out over {self.path}",
+                    mend="free some memory and run it again; everything committed is intact",
+                ) from error
             finally:
                 self.refresh()
+            if not dry_run:  # what others have done already is not done again
+                committer.confirm(self._snapshot)
 
     def gc(
         self,
@@ -391,10 +470,11 @@ class BaseStore:
             raise ReadOnlyError(f"{self.path} is read-only", mend="copy it to where you can write")
 
     def _read_newest(self) -> Snapshot:
-        known = self._snapshot
+        known = self._newest
         last = known.commits[-1] if known.commits else None
-        newer = read_commits(self._files, last, self.header.sha256)
-        return Snapshot(self._files, [*known.commits, *newer], known) if newer else known
+        if newer := read_commits(self._files, last, self.header.sha256):
+            self._newest = Snapshot(self._files, [*known.commits, *newer], known)
+        return self._newest
 
     def __repr__(self) -> str:
         """Name the store by path and commit."""

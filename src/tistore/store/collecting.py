@@ -28,6 +28,7 @@ from tistore.store.garbage import (
 )
 from tistore.store.layout import SCORES, commit_path, temporary_path
 from tistore.store.leases import Lease, read_leases, take_lease
+from tistore.store.rewriting import give_up_before
 from tistore.store.score_files import ScoreFile, ScoreFolder
 from tistore.store.snapshot import Snapshot
 from tistore.store.trash import delete_folder, find_taken, give_back, list_batches, set_aside
@@ -108,7 +109,7 @@ def look_for_garbage(
         *_tell_taken(find_taken(files, contents.kept_files)),
         *_find_trash(files, retention, moment),
         *find_temporaries(files, moment),
-        *find_in_segments(files, contents, oldest, leases, moment, ends),
+        *find_in_segments(files, snapshot, oldest, leases, moment, ends),
         *_tell_scores(find_scores(scores, contents, oldest)),
         *find_lost_leases(leases),
     ]
@@ -145,12 +146,13 @@ def collect_garbage(
     before = read_newest()  # after the leases: their writers commit nothing any more
     ends = _find_ends(files, before.contents, retention)
     oldest = _choose_oldest(before, retention, ends, moment)
-    contents = _give_up_before(committer, before, oldest).contents
-    in_segments = find_in_segments(files, contents, oldest, leases, moment, ends)
+    newest = give_up_before(committer, before, oldest)
+    committer.confirm(newest)  # a power cut must not bring back what needs the files that go
+    in_segments = find_in_segments(files, newest, oldest, leases, moment, ends)
     set_aside(files, [find.path for find in in_segments if find.action == "move to trash"])
     # A writer may have been stopped for days between the look at its lease and its commit.
     finds += [*in_segments, *_return_taken(files, read_newest().contents)]
-    useless = find_scores(scores, contents, oldest)
+    useless = find_scores(scores, newest.contents, oldest)
     scores.remove(useless)
     finds += [*_tell_scores(useless), *_delete(files, find_lost_leases(leases))]
     if not retention.trash_days:
@@ -160,12 +162,12 @@ def collect_garbage(
 
 def _find_ends(files: Files, contents: Contents, retention: Retention) -> dict[int, float]:
     """For each commit that has replaced something: until when the state before is readable."""
-    ends = {}
-    for retired in contents.retired:
-        status = files.status(commit_path(retired.number))
-        if retired.files and status:
-            ends[retired.number] = status.changed_at + retention.keep_days * DAY_SECONDS
-    return ends
+    numbers = {retired.number for retired in contents.retired if retired.files}
+    statuses = {number: files.status(commit_path(number)) for number in sorted(numbers)}
+    kept_seconds = retention.keep_days * DAY_SECONDS
+    return {
+        number: status.changed_at + kept_seconds for number, status in statuses.items() if status
+    }
 
 
 def _choose_oldest(
@@ -175,19 +177,6 @@ def _choose_oldest(
     limit = snapshot.number + 1 - (retention.keep_commits or 1)
     due = (number for number, end in ends.items() if end <= now and number <= limit)
     return max([snapshot.contents.oldest, *due])
-
-
-def _give_up_before(committer: Committer, snapshot: Snapshot, oldest: int) -> Snapshot:
-    """Say in the log that the commits before `oldest` cannot be opened any more."""
-    additions = {"operation": "expire", "segments": [], "tables": [], "keys": {}, "oldest": oldest}
-    try:
-        while snapshot.contents.oldest < oldest:
-            snapshot, _ = committer.append(
-                snapshot, additions, lambda newer: newer.contents.oldest < oldest
-            )
-    finally:
-        committer.close()
-    return snapshot
 
 
 def _take_leases(files: Files, leases: list[Lease]) -> list[Lease]:

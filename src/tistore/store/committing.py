@@ -88,23 +88,27 @@ class Committer:
                 acknowledged, and this writer makes no more.
         """
         self._require_whole()
-        moved_at = time.monotonic()
-        while time.monotonic() - moved_at < _PATIENCE_SECONDS:
+        refused, since = -1, 0.0
+        while True:
             if not self._has_lease():
                 return self._read_newest(), False
             with self._files.turn(COMMITS, _TURN_SECONDS) as end_turn:
                 # Looked for first: writing a commit that cannot be linked takes far longer.
                 if self._is_taken(snapshot.number + 1):
                     newer = self._read_newest()
-                    if newer.number > snapshot.number:
-                        moved_at = time.monotonic()
-                        if not is_still_good(newer):
-                            return newer, False
+                    if newer.number > snapshot.number and not is_still_good(newer):
+                        return newer, False
                     snapshot = newer
+                # A power cut must not take a commit and leave the one that follows it.
+                self.confirm(snapshot)
                 # Whoever is next need not wait until this one is durable: it sees to that itself.
                 is_committed = self._try(snapshot, additions, end_turn)
             if is_committed:
                 return self._read_newest(), True
+            if refused != snapshot.number:
+                refused, since = snapshot.number, time.monotonic()
+            elif time.monotonic() - since > _PATIENCE_SECONDS:
+                break
             # Without a queue, those who go on at once meet again: each waits a time of its own.
             time.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))
         raise StoreError(

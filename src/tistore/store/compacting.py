@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
 
-from tistore.errors import RewriteConflictError
 from tistore.schemas.tables import STREAMED_TABLES
 from tistore.store.committing import Committer
 from tistore.store.contents import Entry, TableFile
-from tistore.store.copies import SegmentCopy, copy_whole
+from tistore.store.copies import copy_whole
 from tistore.store.files import Files
 from tistore.store.log import list_segment_files
 from tistore.store.rewriting import (
@@ -28,8 +26,10 @@ from tistore.store.rewriting import (
     NewSegment,
     NewTableFile,
     Rewrite,
+    conflict,
     rewrite,
     segment_bytes,
+    take_over_scores,
 )
 from tistore.store.score_files import ScoreFolder
 from tistore.store.snapshot import Snapshot
@@ -138,22 +138,17 @@ def compact(
     for _ in range(ATTEMPTS):
         total = sum(merge.size_bytes for merge in (*done, *plan))
         for merge in plan:
-            step = _lay_out(snapshot, merge)
-            ended = rewrite(files, committer, snapshot, step)
+            ended = rewrite(files, committer, snapshot, _lay_out(snapshot, merge))
             snapshot = ended.snapshot
             if not ended.is_committed:
                 break
-            for new, uuid in zip(step.segments, ended.segments, strict=True):
-                _take_over_scores(scores, new.copy, uuid)
+            take_over_scores(scores, ended)
             done.append(merge)
             progress(CompactProgress(sum(one.size_bytes for one in done), total))
         else:
             return _report(before, done)
         plan = _plan(snapshot, target_bytes)
-    raise RewriteConflictError(
-        "other processes keep removing or replacing parts of this store",
-        mend="run the same command again once they have ended; what was merged stays merged",
-    )
+    raise conflict()
 
 
 def _plan(snapshot: Snapshot, target_bytes: int) -> list[_Merge]:
@@ -225,18 +220,6 @@ def _lay_out(snapshot: Snapshot, merge: _Merge) -> Rewrite:
 def _join(tables: Sequence[pa.Table]) -> pa.Table:
     """Join files of a table; columns that older ones lack are NULL."""
     return pa.concat_tables(tables, promote_options="default").combine_chunks()
-
-
-def _take_over_scores(scores: ScoreFolder, copy: SegmentCopy, new: str) -> None:
-    """Join what is cached of the old segments, where it is cached of all of them."""
-    old = [extract.segment for extract in copy.extracts]
-    for direction in sorted(scores.directions()):
-        if not all(scores.has(direction, segment.uuid) for segment in old):
-            continue
-        parts = [scores.read(direction, segment.uuid, segment.n_rows) for segment in old]
-        sound = [part for part in parts if part is not None]
-        if len(sound) == len(parts):
-            scores.write(direction, new, np.concatenate(sound))
 
 
 def _report(before: Snapshot, merges: Sequence[_Merge]) -> CompactReport:

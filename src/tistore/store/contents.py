@@ -16,7 +16,7 @@ Entry = Mapping[str, Any]
 
 Value = TypeVar("Value")
 
-NEEDS = ("replaced",)
+NEEDS = ("replaced", "lost")
 """What a commit may ask of its readers beyond what every reader knows."""
 
 
@@ -136,7 +136,8 @@ def _apply(contents: Contents, commit: Commit) -> Contents:
     for kind, entries in removed_by(commit).items():
         numbered = {(key, content): commit.number for key, content in entries.items()}
         contents.removals.setdefault(kind, {}).update(numbered)
-    return replace(contents, oldest=max(contents.oldest, body.get("oldest", 0)))
+    oldest = body.get("oldest", 0)
+    return replace(contents, oldest=oldest) if oldest > contents.oldest else contents
 
 
 def _put(

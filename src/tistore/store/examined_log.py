@@ -15,7 +15,7 @@ from tistore.errors import IntegrityError, StoreError
 from tistore.store.files import Files
 from tistore.store.header import read_header
 from tistore.store.layout import COMMITS, HEADER, commit_number, commit_path
-from tistore.store.log import Commit, write_trailer
+from tistore.store.log import Commit, read_line, write_trailer
 
 Trouble = tuple[str, str]
 """A file, and what is wrong with it."""
@@ -111,7 +111,7 @@ def _examine(files: Files, number: int) -> tuple[Commit | None, str | None]:
         return None, "altered: its hash is not the one it was written with"
     if body["number"] != number:
         return None, f"another commit in its place: it says it is commit {body['number']}"
-    commit = Commit(number, sha256, body)
+    commit = read_line(line)
     if trailer != write_trailer(sha256):
         return commit, "altered: bytes were added to its second line, or cut off"
     return commit, None

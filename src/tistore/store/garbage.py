@@ -12,9 +12,10 @@ from typing import Literal
 from tistore.store.committing import WRITER_DIGITS
 from tistore.store.contents import Contents
 from tistore.store.files import TEMPORARY, Files, FileStatus
-from tistore.store.layout import COMMITS, SEGMENTS, folder_of, lease_path, segment_of
+from tistore.store.layout import COMMITS, SEGMENTS, folder_of, lease_path, segment_of, table_path
 from tistore.store.leases import EXPIRY_SECONDS, Lease
 from tistore.store.score_files import ScoreFile, ScoreFolder
+from tistore.store.snapshot import Snapshot
 
 DAY_SECONDS = 86_400.0
 _UNFINISHED_SECONDS = EXPIRY_SECONDS
@@ -65,7 +66,7 @@ class _Verdict:
 
 def find_in_segments(
     files: Files,
-    contents: Contents,
+    snapshot: Snapshot,
     oldest: int,
     leases: Sequence[Lease],
     now: float,
@@ -76,14 +77,14 @@ def find_in_segments(
 
     Args:
         files: The store's files.
-        contents: What the newest state amounts to.
+        snapshot: The newest state.
         oldest: The oldest commit that is to remain readable.
         leases: Every lease there is, read before the log was.
         now: The present, by the clock of the place.
         ends: For commits that have replaced something, until when the state before is readable.
     """
     statuses = files.walk(SEGMENTS)
-    judge = _Judge(contents, oldest, leases, now, ends, _newest_changes(statuses))
+    judge = _Judge(snapshot, oldest, leases, now, ends, _newest_changes(statuses))
     return list(_tell_together(statuses, judge))
 
 
@@ -117,8 +118,8 @@ def find_lost_leases(leases: Iterable[Lease]) -> list[Find]:
 
 def find_scores(scores: ScoreFolder, contents: Contents, oldest: int) -> list[ScoreFile]:
     """Find cached scores of segments that no commit from `oldest` on has."""
-    kept = {segment_of(record.path) for record in replace(contents, oldest=oldest).kept_files}
-    return [file for file in scores.list() if file.segment not in kept]
+    kept = {record.path for record in replace(contents, oldest=oldest).kept_files}
+    return [file for file in scores.list() if table_path(file.segment, "tokens") not in kept]
 
 
 def spell_time(seconds: float) -> str:
@@ -135,7 +136,7 @@ def _list_root(files: Files) -> list[FileStatus]:
 class _Judge:
     """Decides about files below `segments/`."""
 
-    contents: Contents
+    snapshot: Snapshot
     oldest: int
     leases: Sequence[Lease]
     now: float
@@ -143,14 +144,18 @@ class _Judge:
     newest_changes: Mapping[str, float]
     _live: set[str] = field(init=False)
     _retired: dict[str, int] = field(init=False)
+    _lost: int | None = field(init=False)
     _by_writer: dict[str, Lease] = field(init=False)
     _of_segments: dict[str, _Verdict] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._live = {record.path for record in self.contents.files}
+        contents = self.snapshot.contents
+        self._live = {record.path for record in contents.files}
         self._retired = {
-            record.path: one.number for one in self.contents.retired for record in one.files
+            record.path: one.number for one in contents.retired for record in one.files
         }
+        lost = (one.number for one in self.snapshot.commits if one.body["operation"] == "lost")
+        self._lost = next(lost, None)
         self._by_writer = {lease.writer[:WRITER_DIGITS]: lease for lease in self.leases}
 
     def of_file(self, status: FileStatus) -> _Verdict | None:
@@ -182,6 +187,9 @@ class _Judge:
         if not _UUID.fullmatch(segment):
             return _Verdict("alien", "leave", "it is none of a store's files")
         lease = self._by_writer.get(segment[:WRITER_DIGITS])
+        if self._lost is not None:
+            why = f"what commit {self._lost} said is lost: it may have named this"
+            return _Verdict("unfinished", "leave", why)
         if lease is None:
             return self._by_age(segment, "its writer has left no lease")
         if lease.state == "dead":

@@ -28,8 +28,8 @@ class LogEntry:
         vectors: Vectors it added.
         rows: Rows it wrote to each table of the log.
         removed: For each table, or `readings`, how many it took out of the store.
-        replaced: Segments and files of tables that took the place of others, or none's:
-            `segments`, `segments_by`, `tables`, `tables_by`.
+        segments_replaced: Segments that its own took the place of, or that nothing did.
+        table_files_replaced: The same of files of the log's tables.
         size_bytes: What the files it wrote take.
         oldest: The oldest commit that can be opened since; 0 where it gave none up.
         can_be_opened: Whether the state at this commit can still be read.
@@ -45,7 +45,8 @@ class LogEntry:
     vectors: int
     rows: Mapping[str, int]
     removed: Mapping[str, int]
-    replaced: Mapping[str, int]
+    segments_replaced: int
+    table_files_replaced: int
     size_bytes: int
     oldest: int
     can_be_opened: bool
@@ -64,6 +65,7 @@ def describe_log(snapshot: Snapshot, oldest: int) -> tuple[LogEntry, ...]:
 
 def _describe(commit: Commit, oldest: int) -> LogEntry:
     body = commit.body
+    replaced = body.get("replaced", {})
     rows: Counter[str] = Counter()
     for table in body["tables"]:
         rows[table["table"]] += table["rows"]
@@ -82,20 +84,12 @@ def _describe(commit: Commit, oldest: int) -> LogEntry:
             for kind, entries in removed_by(commit).items()
             if entries and kind != "slots"  # they go with the last of their readings
         },
-        replaced=_count_replaced(body.get("replaced", {})),
+        segments_replaced=len(replaced.get("segments", {})),
+        table_files_replaced=len(replaced.get("tables", {})),
         size_bytes=sum(record.size_bytes for record in _list_files(body)),
         oldest=body.get("oldest", 0),
         can_be_opened=commit.number >= oldest,
     )
-
-
-def _count_replaced(replaced: Mapping[str, Mapping[str, str | None]]) -> dict[str, int]:
-    counts = {}
-    for kind, entries in replaced.items():
-        if entries:
-            counts[kind] = len(entries)
-            counts[f"{kind}_by"] = len({new for new in entries.values() if new is not None})
-    return counts
 
 
 def _list_files(body: Mapping[str, Any]) -> Iterable[FileRecord]:

@@ -9,6 +9,7 @@ nothing can be proven, and only long silence counts.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from dataclasses import asdict, dataclass, replace
@@ -55,6 +56,13 @@ def this_machine() -> Machine:
         _read_line(Path("/etc/machine-id")),
         _read_line(Path("/proc/sys/kernel/random/boot_id")),
     )
+
+
+def uptime_seconds() -> float:
+    """How long ago this machine was started; infinite where the system does not tell."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return math.inf
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +202,9 @@ def _tell_state(is_held: bool | None, machine: Machine | None, silence_seconds: 
         is_same_installation = machine.machine_id is not None and (
             (machine.host, machine.machine_id) == (here.host, here.machine_id)
         )
-        if machine.boot_id != here.boot_id and is_same_installation:
+        # Containers may share all of these names: a namesake that was heard of since is another.
+        was_before = machine.boot_id != here.boot_id and silence_seconds > uptime_seconds()
+        if is_same_installation and was_before:
             return "dead"  # with everything that ran before this machine was started
     return "expired" if silence_seconds > EXPIRY_SECONDS else "silent"
 

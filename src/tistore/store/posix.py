@@ -112,15 +112,13 @@ class PosixFiles:
         Make a whole file appear at once, durably.
 
         The file is written and fsynced under a temporary name and then linked: unlike a rename,
-        a link never replaces what is there. The folder is fsynced before it, too: what appears
-        here follows what was there, and must not outlast it.
+        a link never replaces what is there.
         """
         folder = self._locate(folder_of(path))
         temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
         with self._translated(path):
             try:
                 self._write_exclusively(temporary, [data])
-                self._system.sync_folder(folder)
                 won = self._link(temporary, self._locate(path))
                 if won:
                     seen()
@@ -226,7 +224,9 @@ class PosixFiles:
 
     def is_writable(self) -> bool:
         """Whether this user may create files here."""
-        return os.access(self.root, os.W_OK | os.X_OK)
+        # As whom the process acts now, not as whom it was started.
+        is_effective = os.access in os.supports_effective_ids
+        return os.access(self.root, os.W_OK | os.X_OK, effective_ids=is_effective)
 
     def remove_folder(self, folder: str) -> None:
         """Remove what an unacknowledged write left behind; what cannot be is left to `gc`."""
@@ -351,10 +351,13 @@ class PosixFiles:
         except FileNotFoundError as error:
             raise IntegrityError(
                 f"{path} is missing from {self.root}",
-                mend=f"run `tistore verify {self.root}` to see what else is",
+                mend="open the store again, if `tistore gc` has run since it was opened; else run "
+                f"`tistore verify {self.root}` to see what else is",
             ) from error
         except OSError as error:
             raise self._translate(error, path) from error
+        except MemoryError as error:
+            raise self._translate(OSError(errno.ENOMEM, str(error)), path) from error
 
     def _translate(self, error: OSError, path: str) -> StoreError | IntegrityError:
         if error.errno in _NOT_A_FILE:
@@ -382,7 +385,7 @@ class _FileLock:
         try:
             _try_lock(descriptor)
             system.write(descriptor, memoryview(data))
-        except OSError:
+        except BaseException:
             _let_go(system, path, descriptor, os.getpid())
             raise
         # Also when it is forgotten, or the interpreter ends; but not in a forked child.
@@ -405,9 +408,11 @@ def _let_go(system: System, path: str, descriptor: int, process: int) -> None:
     if os.getpid() != process:
         return
     # A lease that cannot be removed now, as on a disk gone read-only, is removed by `gc`.
-    with suppress(OSError):
-        system.unlink(path)
-    system.close(descriptor)
+    try:
+        with suppress(OSError):
+            system.unlink(path)
+    finally:
+        system.close(descriptor)
 
 
 def _try_lock(descriptor: int) -> None:
@@ -435,8 +440,9 @@ def _is_locked(descriptor: int) -> bool | None:
 
 @contextmanager
 def _opened(path: str) -> Iterator[int]:
-    # A link in a file's place would have others' files read as the store's, or hang on a device.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    # A link in a file's place would have others' files read as the store's; a pipe would be waited
+    # for without end.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         yield descriptor
     finally:

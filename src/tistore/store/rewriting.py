@@ -12,15 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 
-from tistore.errors import NoRoomError
+from tistore.errors import NoRoomError, RewriteConflictError
 from tistore.store.committing import Committer
 from tistore.store.contents import Entry
 from tistore.store.copies import SegmentCopy, write_copy
 from tistore.store.files import Files
 from tistore.store.layout import segment_folder, table_path
 from tistore.store.log import Keys, list_segment_files
+from tistore.store.score_files import ScoreFolder
 from tistore.store.snapshot import Snapshot
 from tistore.store.tables import encode_table
 from tistore.store.writer import SPARE_BYTES
@@ -81,7 +83,7 @@ class Rewrite:
     removed: Keys = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rewritten:
     """
     How a rewrite ended.
@@ -89,12 +91,12 @@ class Rewritten:
     Attributes:
         snapshot: The store's newest state.
         is_committed: Whether the rewrite is part of it; otherwise it has to be planned anew.
-        segments: The uuids of the new segments, in the order of the plan.
+        segments: The uuids of the new segments, and what they are made of.
     """
 
     snapshot: Snapshot
     is_committed: bool
-    segments: tuple[str, ...]
+    segments: tuple[tuple[str, SegmentCopy], ...]
 
 
 def rewrite(
@@ -102,7 +104,6 @@ def rewrite(
     committer: Committer,
     snapshot: Snapshot,
     plan: Rewrite,
-    hear: Callable[[str], None] = lambda uuid: None,
 ) -> Rewritten:
     """
     Write what a plan says and commit it, durably.
@@ -114,7 +115,6 @@ def rewrite(
         committer: Who commits.
         snapshot: The state the plan was made for.
         plan: What takes whose place.
-        hear: Told the uuid of each new segment once it is written.
 
     Raises:
         NoRoomError: The disk is too full; nothing was written.
@@ -125,10 +125,10 @@ def rewrite(
     folder = committer.new_segment()
     is_committed = False
     try:
-        segments = []
-        for uuid, new in zip(uuids, plan.segments, strict=True):
-            segments.append(write_copy(files, uuid, new.copy))
-            hear(uuid)
+        segments = [
+            write_copy(files, uuid, new.copy)
+            for uuid, new in zip(uuids, plan.segments, strict=True)
+        ]
         tables = [_write_table(files, folder, place, new) for place, new in _list_filled(plan)]
         if tables:
             files.sync_folders([segment_folder(folder)])
@@ -139,7 +139,79 @@ def rewrite(
     finally:
         if not is_committed:
             committer.abandon([*uuids, folder])
-    return Rewritten(newest, is_committed, tuple(uuids))
+    copies = [new.copy for new in plan.segments]
+    return Rewritten(newest, is_committed, tuple(zip(uuids, copies, strict=True)))
+
+
+def rewrite_persistently(
+    files: Files,
+    committer: Committer,
+    snapshot: Snapshot,
+    make_plan: Callable[[Snapshot], Rewrite],
+) -> Rewritten:
+    """
+    Rewrite, and plan anew when others have removed or replaced something in the meantime.
+
+    Args:
+        files: The store's files.
+        committer: Who commits.
+        snapshot: The store's newest state.
+        make_plan: Plans for a state.
+
+    Raises:
+        RewriteConflictError: Others keep doing so; nothing was replaced.
+    """
+    for _ in range(ATTEMPTS):
+        ended = rewrite(files, committer, snapshot, make_plan(snapshot))
+        if ended.is_committed:
+            return ended
+        snapshot = ended.snapshot
+    raise conflict()
+
+
+def conflict() -> RewriteConflictError:
+    """Say that others were quicker, again and again."""
+    return RewriteConflictError(
+        "other processes keep removing or replacing parts of this store",
+        mend="run the same command again once they have ended",
+    )
+
+
+def give_up_before(committer: Committer, snapshot: Snapshot, oldest: int) -> Snapshot:
+    """
+    Say in the log that the commits before `oldest` cannot be opened any more.
+
+    Args:
+        committer: Who commits.
+        snapshot: The store's newest state.
+        oldest: The first that still can.
+
+    Returns:
+        The newest state then.
+    """
+    additions = {"operation": "expire", "segments": [], "tables": [], "keys": {}, "oldest": oldest}
+    while snapshot.contents.oldest < oldest:
+        snapshot, _ = committer.append(
+            snapshot, additions, lambda newer: newer.contents.oldest < oldest
+        )
+    return snapshot
+
+
+def take_over_scores(scores: ScoreFolder, ended: Rewritten) -> None:
+    """Cache for the new segments what is cached of all that they are made of."""
+    for uuid, copy in ended.segments:
+        old = [extract.segment for extract in copy.extracts]
+        for direction in sorted(scores.directions()):
+            if not all(scores.has(direction, segment.uuid) for segment in old):
+                continue
+            parts = [scores.read(direction, segment.uuid, segment.n_rows) for segment in old]
+            sound = [
+                part[extract.rows]
+                for part, extract in zip(parts, copy.extracts, strict=True)
+                if part is not None
+            ]
+            if len(sound) == len(old):
+                scores.write(direction, uuid, np.concatenate(sound))
 
 
 def segment_bytes(entry: Entry) -> int:

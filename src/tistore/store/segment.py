@@ -225,8 +225,8 @@ class Segment:
         for file in self._entry["arrays"][array]["files"]:
             record = FileRecord.from_json(file)
             if record.path.endswith(METADATA):
-                # A flipped byte in the metadata could reinterpret every value without a sound;
-                # the chunks carry checksums of their own.
+                # A flipped byte in the metadata could reinterpret every value without a sound; and
+                # it says which checksum every chunk must have.
                 metadata = read_checked(self._files, record)
             elif self._files.size(record.path) != record.size_bytes:
                 raise IntegrityError(f"{record.path} is missing or was cut short")

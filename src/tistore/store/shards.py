@@ -165,7 +165,7 @@ class ShardEncoder:
                 self._checksums[place] = read_checksum(chunk)
                 offset += len(chunk)
                 yield chunk
-        yield _with_checksum(index.tobytes())
+        yield encode_index(index)
 
 
 def _encode_chunk(source: ArraySource, row: int, layer: int) -> bytes:
@@ -180,6 +180,11 @@ def _encode_chunk(source: ArraySource, row: int, layer: int) -> bytes:
     return _with_checksum(
         blosc.compress(contiguous, _COMPRESSOR.encode(), _LEVEL, blosc.BITSHUFFLE, 0)
     )
+
+
+def encode_index(index: NDArray[Any]) -> bytes:
+    """Encode what a shard ends with: for each chunk, where it begins and how long it is."""
+    return _with_checksum(index.astype("<u8").tobytes())
 
 
 def read_checksum(chunk: bytes) -> int:

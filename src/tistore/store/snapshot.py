@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from tistore.schemas.response import ResponseSlot
 from tistore.schemas.site import Site
 from tistore.schemas.tables import LOG_TABLES, STREAMED_TABLES
 from tistore.schemas.vector import Vector
-from tistore.store.contents import Contents, TableFile
+from tistore.store.contents import Contents, Entry, TableFile
 from tistore.store.files import FileRecord, Files, read_checked
 from tistore.store.keys import row_content, row_key
 from tistore.store.log import Commit, Keys, add_keys
@@ -70,11 +71,22 @@ class Snapshot:
         self._decoded: dict[str, pa.Table] = known._decoded if known else {}
         self._read_vectors: dict[str, tuple[Vector, ...]] = known._read_vectors if known else {}
         self.kept_columns: TableCache = known.kept_columns if known else TableCache()
+        self.segments: tuple[Segment, ...] = self._open_segments(known)
+
+    def _open_segments(self, known: Snapshot | None) -> tuple[Segment, ...]:
+        """Open what an earlier snapshot has not opened yet."""
+        entries = self.contents.segments
+        if known and self.contents.retired is known.contents.retired:
+            # Nothing was replaced: what is new comes last. Of many, only it is looked at.
+            new = islice(entries.values(), len(known.segments), None)
+            return (*known.segments, *map(self._open_segment, new))
         opened = {segment.uuid: segment for segment in known.segments} if known else {}
-        self.segments: tuple[Segment, ...] = tuple(
-            opened.get(uuid) or Segment(files, entry, self.kept_columns)
-            for uuid, entry in self.contents.segments.items()
+        return tuple(
+            opened.get(uuid) or self._open_segment(entry) for uuid, entry in entries.items()
         )
+
+    def _open_segment(self, entry: Entry) -> Segment:
+        return Segment(self._files, entry, self.kept_columns)
 
     @property
     def number(self) -> int:

@@ -7,7 +7,7 @@ What `gc`, or a repair, takes out at once is a batch: a folder of its own.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -48,22 +48,24 @@ def new_batch() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
 
 
-def set_aside(files: Files, paths: Iterable[str]) -> str:
+def set_aside(files: Files, paths: Sequence[str]) -> None:
     """
     Move files and whole folders to the trash. What is gone already is as good as moved.
 
-    Nothing of it is needed any more: it is not made durable one by one.
-
-    Returns:
-        The batch they lie in now.
+    Nothing of it is needed any more, wherever a power cut leaves it: there is nothing to fsync.
     """
     batch = new_batch()
-    touched = set()
     for path in paths:
-        if files.rename(path, trash_path(batch, path)):
-            touched |= {folder_of(path), folder_of(trash_path(batch, path))}
-    files.sync_folders(sorted(touched))
-    return batch
+        files.rename(path, trash_path(batch, path))
+    emptied = {folder for path in paths for folder in _folders_above(path)}
+    for folder in sorted(emptied, key=len, reverse=True):  # what lies deeper has a longer name
+        files.remove_empty_folder(folder)
+
+
+def _folders_above(path: str) -> Iterator[str]:
+    """The folders a path lies in, but for those that every store has."""
+    while "/" in (path := folder_of(path)):
+        yield path
 
 
 def list_batches(files: Files) -> tuple[Batch, ...]:
@@ -109,7 +111,10 @@ def find_taken(files: Files, wanted: Iterable[FileRecord]) -> dict[str, FileStat
 def _is_same(files: Files, status: FileStatus, record: FileRecord) -> bool:
     if status.kind != "file" or status.size_bytes != record.size_bytes:
         return False
-    return hash_file(files, status.path) == record.blake3
+    try:
+        return hash_file(files, status.path) == record.blake3
+    except IntegrityError:  # another process has just deleted it, or given it back
+        return False
 
 
 def give_back(files: Files, taken: Mapping[str, FileStatus]) -> None:
@@ -120,7 +125,8 @@ def give_back(files: Files, taken: Mapping[str, FileStatus]) -> None:
         except (IntegrityError, StoreError):
             if files.status(path) is None:
                 raise
-            # Another process has given it back meanwhile.
+            # Another process was faster; but it may not have made it durable yet.
+            files.sync_folders([folder_of(path)])
 
 
 def delete_folder(files: Files, folder: str) -> None:

@@ -65,6 +65,12 @@ def keep_finished_pass(store: Path, finished: FinishedPass) -> None:
         temporary.replace(path)
 
 
+def forget_finished_pass(store: Path) -> None:
+    """Forget how the last pass ended: commits that it saw have been given up."""
+    with suppress(OSError):  # there was none, or it is another user's
+        verification_file(store).unlink()
+
+
 class Checked:
     """
     The files an unfinished pass has found as committed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -101,13 +101,18 @@ def verify_store(
         InterruptedRunError: Ctrl-C; `resume` goes on from there.
     """
     started = time.monotonic()
-    _require_store(root, files)
+    require_store(root, files)
     log = examine_log(files, str(root))
     troubles = [*log.troubles, *find_lost_commits(root, log, known)]
     is_whole = not troubles
-    contents = Contents().after([one for one in log.commits if at is None or one.number <= at])
+    contents = _read_contents(log, at)
     check = FileCheck(root, files, Checked(root, resume=resume), progress)
     found = check.read(contents.kept_files, jobs or count_cores())
+    if found and is_whole:
+        # What `gc` has taken away meanwhile is not missing.
+        newest = _read_contents(examine_log(files, str(root)), at)
+        kept = {record.path for record in newest.kept_files}
+        found = [trouble for trouble in found if trouble[0] in kept]
     troubles += found if is_whole else map(_doubt, found)
     report = VerifyReport(
         commits=len(log.commits),
@@ -123,7 +128,14 @@ def verify_store(
     return report
 
 
-def _require_store(root: Path, files: Files) -> None:
+def _read_contents(log: ExaminedLog, at: int | None) -> Contents:
+    """Read what the log amounts to at a commit, without what has been given up since."""
+    contents = Contents().after([one for one in log.commits if at is None or one.number <= at])
+    oldest = max((commit.body.get("oldest", 0) for commit in log.commits), default=0)
+    return replace(contents, oldest=oldest)
+
+
+def require_store(root: Path, files: Files) -> None:
     if not root.exists():
         raise StoreNotFoundError(
             f"no store at {root}", mend="make one with `tistore ingest` or tistore.create()"

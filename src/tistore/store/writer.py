@@ -467,7 +467,8 @@ class Writer:
         ]
         if "heads" in filled and self._streamed is not None:
             tables.append(write_streamed(self._files, first, self._streamed))
-        self._files.sync_folders([segment_folder(first)])
+        if tables:
+            self._files.sync_folders([segment_folder(first)])
         keys = {
             "readings": {reading.key: reading.content_hash for reading in readings},
             "slots": {slot_key(reading.slot): reading.response_id for reading in readings},

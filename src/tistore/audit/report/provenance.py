@@ -68,5 +68,5 @@ def _count_questions(store: Store) -> str:
         return "none is logged"
     return (
         f"{len(asked)} different, this one included; {sum(asked.values()):,} cells inspected "
-        "(tistore log STORE)"
+        "(tistore log STORE --analyses)"
     )

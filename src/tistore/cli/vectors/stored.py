@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tistore
-from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
+from tistore.cli.options import AtCommit, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows, say
 from tistore.cli.vectors.description import describe_vector
 from tistore.errors import ConfigError
@@ -28,9 +28,14 @@ def register(app: typer.Typer) -> None:
     app.command()(clean)
 
 
-def ls(store: StorePath, format: FormatOption = Format.TABLE, as_json: JsonOption = False) -> None:
+def ls(
+    store: StorePath,
+    at: AtCommit = None,
+    format: FormatOption = Format.TABLE,
+    as_json: JsonOption = False,
+) -> None:
     """List the store's vectors."""
-    vectors = tistore.open(store).snapshot.vectors()
+    vectors = tistore.open(store, at).snapshot.vectors()
     print_rows([describe_vector(vector) for vector in vectors], choose(format, as_json))
 
 

@@ -1,0 +1,438 @@
+"""A repaired store: sound, with everything that was whole, and nothing that was not."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from example_readings import HIDDEN, make_reading
+from tistore.errors import IntegrityError, StoreNotFoundError
+from tistore.schemas.site import Site
+from tistore.store import flipped_bit
+from tistore.store.base import BaseStore
+from tistore.store.layout import HEADER, commit_path
+from tistore.store.system import System
+
+READERS = ("flattery", "instruct")
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Two segments of four readings each, several chunks high, and tables. As yet undamaged."""
+    store = BaseStore.create(tmp_path / "s.tistore")
+    with store.writer() as writer:
+        for seed in range(4):
+            for offset, reader in enumerate(READERS):
+                rng = np.random.default_rng([seed, offset])
+                values = {"residual": rng.standard_normal((405, 2, HIDDEN))}
+                ids = [*range(400 + seed), 3, 4, 5, 6, 7][:405]
+                writer.add(
+                    **make_reading(
+                        seed,
+                        reader=reader,
+                        token_ids=ids,
+                        tokens=[" so", ".", " I"] * 134 + [" a"],
+                        activations=values,
+                    )
+                )
+            if seed == 1:
+                writer.commit()
+    store.add_vector("tone/flattery", np.arange(1, HIDDEN + 1), layer=5)
+    store.add_vector("tone/hedging", np.arange(2, HIDDEN + 2), layer=5)
+    return store
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Trying every bit of every file takes time, and nobody pulls the plug here."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.setattr(flipped_bit, "_MOST_BYTES", 2048)
+
+
+def spoil(path, at):
+    """Damage more than a bit."""
+    data = bytearray(path.read_bytes())
+    data[at : at + 8] = b"\xa5" * 8
+    path.write_bytes(data)
+
+
+def read_all(store):
+    found = {}
+    for segment in store.snapshot.segments:
+        for row in segment.table("responses").to_pylist():
+            place, rows = (
+                _place(segment, row),
+                slice(row["row_start"], row["row_start"] + row["n_rows"]),
+            )
+            found[row["prompt_id"], row["reader"]] = [
+                segment.table("tokens").slice(rows.start, row["n_rows"])["token_id"].to_pylist(),
+                segment.table("clauses")
+                .filter(pc.equal(segment.table("clauses")["reading"], place))["text"]
+                .to_pylist(),
+                *(segment.read(site, rows.start, rows.stop).tobytes() for site in _sites(segment)),
+                *(segment.norms(site)[rows].tobytes() for site in _sites(segment)),
+                *(segment.means(site)[place].tobytes() for site in _sites(segment)),
+            ]
+    return found
+
+
+def _place(segment, row):
+    return segment.table("responses")["reading_key"].to_pylist().index(row["reading_key"])
+
+
+def _sites(segment):
+    return [Site(name, layer) for name in segment.components for layer in segment.layers]
+
+
+def flip(path, at, mask=0x10):
+    data = bytearray(path.read_bytes())
+    data[at] ^= mask
+    path.write_bytes(data)
+
+
+def shard(store, place, array="residual"):
+    (found,) = (
+        store.path / file.path
+        for file in store.snapshot.segments[place].files
+        if f"/{array}.zarr/c/" in file.path
+    )
+    return found
+
+
+def table(store, place, name):
+    return store.path / f"segments/{store.snapshot.segments[place].uuid}/{name}.parquet"
+
+
+def log_table(store, name, place=0):
+    return store.path / store.snapshot.table_files(name)[place].record.path
+
+
+def repaired(store):
+    """Repair, and check what holds after every repair."""
+    foretold = BaseStore.repair(store.path)
+    report = BaseStore.repair(store.path, dry_run=False)
+    assert (foretold.mends, foretold.groups) == (report.mends, report.groups)
+    assert foretold.lost_readings == report.lost_readings
+    after = BaseStore.open(store.path)
+    assert after.verify().ok
+    assert BaseStore.repair(store.path).is_sound
+    assert after.info().readings == report.kept_readings
+    with after.writer() as writer:
+        writer.add(**make_reading(99))
+    return after, report
+
+
+def test_a_sound_store_is_left_alone(damaged):
+    number = damaged.snapshot.number
+
+    report = BaseStore.repair(damaged.path, dry_run=False)
+
+    assert report.is_sound
+    assert (report.lost_readings, report.kept_readings, report.commits) == (0, 8, 0)
+    assert BaseStore.open(damaged.path).snapshot.number == number
+
+
+def test_a_dry_run_changes_nothing(damaged, tmp_path):
+    spoil(shard(damaged, 0), 100)
+    flip(damaged.path / commit_path(1), 50)
+    shutil.copytree(damaged.path, tmp_path / "before")
+
+    assert not BaseStore.repair(damaged.path).is_sound
+
+    for path in (tmp_path / "before").rglob("*"):
+        if path.is_file():
+            assert (damaged.path / path.relative_to(tmp_path / "before")).read_bytes() == (
+                path.read_bytes()
+            )
+
+
+@pytest.mark.parametrize(
+    "find",
+    [
+        lambda store: table(store, 0, "clauses"),
+        lambda store: shard(store, 0).parents[3] / "zarr.json",
+        lambda store: shard(store, 0, "residual_norm"),
+        lambda store: shard(store, 0, "residual_mean"),
+    ],
+    ids=["clauses", "metadata", "norms", "means"],
+)
+@pytest.mark.parametrize("how", ["deleted", "garbage"])
+def test_what_follows_from_the_rest_is_restored_to_the_byte(damaged, find, how):
+    before, number = read_all(damaged), damaged.snapshot.number
+    path = find(damaged)
+    original = path.read_bytes()
+    path.unlink() if how == "deleted" else path.write_bytes(b"\x00" * len(original))
+
+    after, report = repaired(damaged)
+
+    assert path.read_bytes() == original
+    assert report.commits == 0
+    assert {key: read_all(after)[key] for key in before} == before
+    assert BaseStore.open(damaged.path, at=number)
+
+
+@pytest.mark.parametrize("name", ["tokens", "residual"])
+def test_one_flipped_bit_of_a_small_file_is_found(store, name, monkeypatch):
+    monkeypatch.setattr(flipped_bit, "_MOST_BYTES", 8192)
+    with store.writer() as writer:
+        writer.add(**make_reading(0))
+    path = shard(store, 0) if name == "residual" else table(store, 0, name)
+    original = path.read_bytes()
+    flip(path, len(original) // 4)
+
+    repaired(store)
+
+    assert path.read_bytes() == original
+
+
+def test_the_index_of_a_shard_is_rebuilt(damaged):
+    path = shard(damaged, 0)
+    original = path.read_bytes()
+    path.write_bytes(original[:-40])
+
+    repaired(damaged)
+
+    assert path.read_bytes() == original
+
+
+def test_files_moved_to_the_trash_by_mistake_are_given_back(damaged):
+    folder = damaged.path / f"segments/{damaged.snapshot.segments[0].uuid}"
+    away = damaged.path / "trash" / "20260101T000000Z-00000000" / "segments" / folder.name
+    away.parent.mkdir(parents=True)
+    folder.rename(away)
+
+    _, report = repaired(damaged)
+
+    assert {mend.action for mend in report.mends} == {"given back from the trash"}
+    assert report.lost_readings == 0
+
+
+def test_readings_in_a_damaged_chunk_go_and_all_others_stay(damaged):
+    """Chunks of 512 rows: the first holds readings 0 and 1."""
+    before = read_all(damaged)
+    order = list(before)
+    spoil(shard(damaged, 0), 100)
+
+    after, report = repaired(damaged)
+
+    assert report.lost_readings == 2
+    assert [(group.organism, group.readings) for group in report.groups] == [
+        ("flattery", 1),
+        ("flattery", 1),
+    ]
+    found = read_all(after)
+    assert {key: found[key] for key in order[2:]} == {key: before[key] for key in order[2:]}
+    assert not found.keys() & set(order[:2])
+    batches = list((damaged.path / "trash").rglob("c/0/0/0"))
+    assert len(batches) == 1  # the damaged one is there for who wants to look
+
+
+def test_a_lost_reading_can_be_committed_again(damaged):
+    keys = damaged.snapshot.keys
+    spoil(shard(damaged, 0), 100)
+
+    after, _ = repaired(damaged)
+
+    gone = keys["readings"].keys() - after.snapshot.keys["readings"].keys()
+    assert len(gone) == 2
+    assert len(keys["slots"].keys() - after.snapshot.keys["slots"].keys()) == 1
+
+
+@pytest.mark.parametrize("name", ["tokens", "responses"])
+def test_a_segment_without_its_tables_goes_whole(damaged, name):
+    before = read_all(damaged)
+    table(damaged, 0, name).write_bytes(b"nothing of it")
+
+    after, report = repaired(damaged)
+
+    assert (report.lost_readings, report.kept_readings) == (4, 4)
+    assert {key: read_all(after)[key] for key in list(before)[4:]} == {
+        key: before[key] for key in list(before)[4:]
+    }
+
+
+def test_a_lost_table_file_costs_its_rows(damaged):
+    path = log_table(damaged, "vectors")
+    path.write_bytes(b"nothing of it")
+
+    after, report = repaired(damaged)
+
+    assert report.lost_readings == 0
+    assert [vector.trait for vector in after.snapshot.vectors()] == ["tone/hedging"]
+    after.add_vector("tone/flattery", np.arange(3, HIDDEN + 3), layer=5)
+
+
+def test_damage_that_only_earlier_commits_see_gives_them_up(damaged):
+    number = damaged.snapshot.number
+    old = shard(damaged, 0)
+    damaged.compact()
+    spoil(old, 100)
+
+    after, report = repaired(damaged)
+
+    assert report.lost_readings == 0
+    assert after.snapshot.contents.oldest > number
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+@pytest.mark.parametrize("part", ["body", "break", "trailer"])
+def test_a_flipped_bit_in_the_log_is_found(damaged, number, part, monkeypatch):
+    monkeypatch.setattr(flipped_bit, "_MOST_BYTES", 8192)
+    path = damaged.path / commit_path(number)
+    original = path.read_bytes()
+    at = {"body": 40, "break": original.index(b"\n"), "trailer": len(original) - 20}[part]
+    flip(path, at)
+
+    _, report = repaired(damaged)
+
+    assert path.read_bytes() == original
+    assert report.lost_readings == 0
+
+
+@pytest.mark.parametrize("how", ["missing", "garbage"])
+def test_a_lost_commit_leaves_a_placeholder_and_all_after_it_stays(damaged, how):
+    before = read_all(damaged)
+    path = damaged.path / commit_path(1)
+    path.unlink() if how == "missing" else path.write_bytes(b"{}")
+
+    after, report = repaired(damaged)
+
+    assert after.snapshot.commits[0].body["operation"] == "lost"
+    assert "placeholder" in report.mends[0].action
+    found = read_all(after)
+    assert {key: found[key] for key in list(before)[4:]} == {
+        key: before[key] for key in list(before)[4:]
+    }
+    assert not found.keys() & set(list(before)[:4])
+
+
+def test_several_commits_in_a_row_can_be_lost(damaged):
+    for number in (1, 2):
+        (damaged.path / commit_path(number)).unlink()
+
+    after, _ = repaired(damaged)
+
+    assert [commit.body["operation"] for commit in after.snapshot.commits[:3]] == [
+        "lost", "lost", "append",
+    ]  # fmt: skip
+    assert len(after.snapshot.vectors()) == 2
+
+
+def test_commits_that_were_swapped_are_put_back(damaged):
+    one, two = (damaged.path / commit_path(number) for number in (1, 2))
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+
+    repaired(damaged)
+
+    assert (one.read_bytes(), two.read_bytes()) == (first, second)
+
+
+def test_a_last_commit_beyond_repair_goes_to_the_trash(damaged):
+    number = damaged.snapshot.number
+    damaged.verify()
+    (damaged.path / commit_path(number)).write_bytes(b"{}")
+
+    after, report = repaired(damaged)
+
+    assert "trash" in report.mends[0].action
+    assert [vector.trait for vector in after.snapshot.vectors()] == ["tone/flattery"]
+
+
+def test_a_commit_cut_short_in_its_second_line_is_restored(damaged):
+    path = damaged.path / commit_path(damaged.snapshot.number)
+    original = path.read_bytes()
+    path.write_bytes(original[:-30])
+
+    repaired(damaged)
+
+    assert path.read_bytes() == original
+
+
+def test_a_lost_compaction_shows_no_reading_twice(damaged):
+    before = read_all(damaged)
+    damaged.compact()
+    number = damaged.snapshot.number
+    with damaged.writer() as writer:
+        writer.add(**make_reading(50))
+    for place in range(1, 4):
+        damaged.add_vector(f"tone/v{place}", np.arange(place, place + HIDDEN), layer=5)
+    (damaged.path / commit_path(number)).unlink()
+
+    after, report = repaired(damaged)
+
+    assert report.lost_readings == 0
+    found = read_all(after)
+    assert {key: found[key] for key in before} == before
+
+
+def test_a_flipped_bit_in_the_header_is_found_and_a_lost_one_is_told(damaged):
+    path = damaged.path / HEADER
+    original = path.read_bytes()
+    flip(path, 30)
+
+    repaired(damaged)
+
+    assert path.read_bytes() == original
+    path.write_bytes(b"{}")
+    with pytest.raises(IntegrityError, match=r"tistore\.json .* nothing else says"):
+        BaseStore.repair(damaged.path)
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside: nothing after it is done."""
+
+
+class KilledSystem(System):
+    """Does so many calls that change the disk, and then nothing any more."""
+
+    def __init__(self, calls):
+        self.left = calls
+
+    def __getattribute__(self, name):
+        if name in _CALLS:
+            if self.left <= 0:
+                raise Killed
+            self.left -= 1
+        return super().__getattribute__(name)
+
+
+_CALLS = {"create", "write", "sync", "make_folder", "sync_folder", "link", "rename", "unlink",
+          "remove_folder"}  # fmt: skip
+
+
+def test_a_repair_that_is_killed_goes_on_when_it_is_run_again(damaged, tmp_path):
+    """At every ninth call that changes the disk; each time another way to be half done."""
+    before = read_all(damaged)
+    flip(damaged.path / commit_path(2), -20)
+    flip(damaged.path / HEADER, 30)
+    path = shard(damaged, 1)
+    path.write_bytes(path.read_bytes()[:-40])
+    spoil(shard(damaged, 0), 100)
+    spoil(log_table(damaged, "vectors"), 100)
+    whole = KilledSystem(10_000)
+    shutil.copytree(damaged.path, tmp_path / "whole")
+    BaseStore.repair(tmp_path / "whole", dry_run=False, system=whole)
+
+    for calls in range(1, 10_000 - whole.left, 9):
+        killed = tmp_path / f"killed {calls}"
+        shutil.copytree(damaged.path, killed)
+        with pytest.raises(Killed):
+            BaseStore.repair(killed, dry_run=False, system=KilledSystem(calls))
+
+        BaseStore.repair(killed, dry_run=False)
+
+        after = BaseStore.open(killed)
+        assert after.verify().ok
+        assert list(read_all(after).items()) == list(before.items())[2:]
+        assert [vector.trait for vector in after.snapshot.vectors()] == ["tone/hedging"]
+        shutil.rmtree(killed)
+
+
+def test_where_there_is_no_store_there_is_nothing_to_repair(tmp_path):
+    with pytest.raises(StoreNotFoundError):
+        BaseStore.repair(tmp_path / "nowhere")
