@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,30 @@ import pytest
 
 import tistore
 from example_readings import HIDDEN, make_reading
-
-QUICK = [sys.executable, "-m", "tistore.cli.main"]
+from tistore.cli.main import main
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*QUICK, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
+    """Run a command as its entry point does, in the tests' own process: starting one costs most."""
+    argv = ["tistore", *map(str, arguments)]
+    written, err = io.BytesIO(), io.StringIO()
+    out = io.TextIOWrapper(written, "utf-8", write_through=True)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        patch.setattr(sys, "argv", argv)
+        main()
+    said = written.getvalue().decode()
+    return subprocess.CompletedProcess(argv, ended.value.code or 0, said, err.getvalue())
+
+
+def start(*arguments: object) -> subprocess.CompletedProcess[bytes]:
+    """Run a command in a process of its own."""
+    command = [sys.executable, "-m", "tistore.cli.main", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True)
 
 
 @pytest.fixture
@@ -92,7 +106,7 @@ def test_a_damaged_store_exits_with_4_and_names_the_file(store):
     path = store.path / record.path
     path.write_bytes(path.read_bytes()[:-1])
 
-    done = run("verify", store.path, "--json")
+    done = start("verify", store.path, "--json")
 
     assert done.returncode == 4
     report = json.loads(done.stdout)
@@ -143,11 +157,9 @@ def test_every_format_prints_every_row(store, format):
 def test_parquet_goes_out_as_a_file(store, tmp_path):
     import pyarrow.parquet as pq
 
-    path = tmp_path / "out.parquet"
-    with path.open("wb") as file:
-        query = "SELECT reader FROM responses"
-        subprocess.run(
-            [*QUICK, "sql", str(store.path), query, "--format", "parquet"], stdout=file, check=True
-        )
+    done = start("sql", store.path, "SELECT reader FROM responses", "--format", "parquet")
 
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "out.parquet"
+    path.write_bytes(done.stdout)
     assert sorted(pq.read_table(path)["reader"].to_pylist()) == ["flattery", "instruct"]

@@ -100,9 +100,7 @@ def a_writer_is_killed(path: Path, recording: Recording) -> None:
     """A writer dies before its link is durable; another goes on with the same, and more."""
     first = recording.process()
     first.die(after_link(of=_COMMIT))
-    first.live(
-        lambda: _commit(BaseStore.open(path, system=first), recording, [Made("reading", 1)])
-    )
+    first.live(lambda: _commit(BaseStore.open(path, system=first), recording, [Made("reading", 1)]))
     second = BaseStore.open(path, system=recording.process())
     _commit(second, recording, [Made("reading", 1)])
     _commit(second, recording, [Made("wide", 2)])
@@ -154,9 +152,7 @@ def collect_what_the_dead_left(path: Path, recording: Recording) -> None:
     """A writer dies, having written its files; another writes on while they are collected."""
     first = recording.process()
     first.die(is_link(of=_COMMIT))
-    first.live(
-        lambda: _commit(BaseStore.open(path, system=first), recording, [Made("reading", 1)])
-    )
+    first.live(lambda: _commit(BaseStore.open(path, system=first), recording, [Made("reading", 1)]))
     second, third = recording.process(), BaseStore.open(path, system=recording.process())
     second.meanwhile(
         lambda operation: operation.call == "rename",
@@ -164,6 +160,21 @@ def collect_what_the_dead_left(path: Path, recording: Recording) -> None:
     )
     BaseStore.open(path, system=second).gc(dry_run=False)
     _collect(path, recording)
+
+
+def remove(path: Path, recording: Recording) -> None:
+    """Readings are removed: of one segment all, of another some."""
+    going = [Made("reading", 5), Made("reading", 10)]
+    store = BaseStore.open(path, system=recording.process())
+    keys = [find_key(store, made) for made in going]
+    recording.say("removing", going)
+    store.remove_readings(keys)
+    recording.say("removed", going)
+
+
+def repair(path: Path, recording: Recording) -> None:
+    """A damaged reading is dropped."""
+    BaseStore.repair(path, dry_run=False, system=recording.process())
 
 
 def nothing(path: Path, recording: Recording) -> None:
@@ -182,10 +193,23 @@ def fragmented_store(path: Path, recording: Recording) -> None:
     store = BaseStore.open(path)
     for kind, seed in (("reading", 5), ("wide", 5), ("wide", 6), ("reading", 7)):
         _commit(store, recording, [Made(kind, seed)])
+    _commit(store, recording, [Made("reading", 10), Made("reading", 11)])
     for made in (Made("vector", 8), Made("vector", 9)):
         recording.say("adding", [made])
         store.add_vector(made.trait, made.direction(), layer=5)
         recording.say("added", [made])
+
+
+def damaged_store(path: Path, recording: Recording) -> None:
+    """A store in which one reading of several is damaged."""
+    fragmented_store(path, recording)
+    recording.say("removing", [Made("wide", 5)])  # it may be gone, or be there
+    store = BaseStore.open(path)
+    segment = next(one for one in store.snapshot.segments if one.layers == (1, 4, 7))
+    shard = path / "segments" / segment.uuid / "residual.zarr" / "c" / "0" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    data[40:60] = bytes(20)
+    shard.write_bytes(bytes(data))
 
 
 SCENARIOS: dict[str, tuple[Act, Act]] = {
@@ -203,10 +227,17 @@ SCENARIOS: dict[str, tuple[Act, Act]] = {
         fragmented_store,
         another_collects_before_it_is_durable,
     ),
+    "remove": (fragmented_store, remove),
+    "repair": (damaged_store, repair),
     "two collect": (fragmented_store, two_collect),
     "collect what the dead left": (small_store, collect_what_the_dead_left),
 }
 """For each scenario what is there before, and what happens."""
+
+AGAIN: dict[str, Callable[[Path], object]] = {
+    "repair": lambda path: BaseStore.repair(path, dry_run=False),
+}
+"""What is asked for again after the power cut, before anything else."""
 
 
 def _commit(store: BaseStore, recording: Recording, things: Sequence[Made]) -> None:
@@ -217,6 +248,16 @@ def _commit(store: BaseStore, recording: Recording, things: Sequence[Made]) -> N
             writer.add(**made.arguments())
         writer.commit()
         recording.say("added", things)
+
+
+def find_key(store: BaseStore, made: Made) -> str:
+    """Look up a reading's key."""
+    wanted = made.arguments()
+    for segment in store.snapshot.segments:
+        for row in segment.table("responses").to_pylist():
+            if (row["prompt_set"], row["prompt_id"]) == (wanted["prompt_set"], str(made.seed)):
+                return str(row["reading_key"])
+    raise LookupError(made)
 
 
 def _collect(path: Path, recording: Recording) -> None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from durability.acknowledgements import Findings, check
-from durability.crash_scenarios import SCENARIOS
+from durability.crash_scenarios import AGAIN, SCENARIOS
 from durability.disk import Disk, Tree, read_tree, write_tree
 from durability.ledger import Account
 from durability.recording import Mark, Operation, Recording
@@ -104,22 +104,25 @@ _PURPOSES = {
 }
 """What an fsync is for, by the call and the path in the store."""
 
-NEEDED = {
-    "commits/, after a link": "one writer",
-    "commits/, before a link": "another goes on",
-    "commits/, before it is relied on": "another relies on what it sees",
-    "files of a segment": "one writer",
-    "folders above the store": "create",
-    "folders of arrays": "one writer",
-    "folders of segments": "one writer",
-    "segments/": "one writer",
-    "the file of a commit": "one writer",
-    "the header": "create",
-    "the store's folder, after the header": "create",
-    "the store's folder, before it is relied on": "a store is used before it is made",
-    "the store's folder, before the header": "create",
-}
-"""What fsyncs are for without which a promise is broken, and a scenario that shows it."""
+NEEDED = (
+    ("commits/, after a link", "one writer"),
+    ("commits/, before a link", "another goes on"),
+    ("files of a segment", "one writer"),
+    ("folders above the store", "create"),
+    ("folders of arrays", "one writer"),
+    ("folders of segments", "one writer"),
+    ("segments/", "one writer"),
+    ("the file of a commit", "one writer"),
+    ("the header", "create"),
+    ("the store's folder, after the header", "create"),
+    ("the store's folder, before it is relied on", "a store is used before it is made"),
+    ("the store's folder, before the header", "create"),
+    ("commits/, before it is relied on", "a writer is killed"),
+    ("commits/, before it is relied on", "another has just linked"),
+    ("commits/, before it is relied on", "another relies on what it sees"),
+    ("commits/, before it is relied on", "two collect"),
+)
+"""What fsyncs are for without which a promise is broken, and scenarios that show it."""
 
 
 def purpose_of(operations: Sequence[Operation | Mark], number: int) -> str | None:
@@ -157,16 +160,13 @@ def _is_header(operation: Operation | Mark) -> bool:
     return isinstance(operation, Operation) and operation.target.endswith("/tistore.json")
 
 
-WELCOME = {"trash/ and its folders"}
-"""Those without which no promise is broken: what was taken away could be lost, not given back."""
-
-
 @dataclass(frozen=True, slots=True)
 class State:
     """
     A state of the disk after a power cut.
 
     Attributes:
+        scenario: Of which scenario.
         name: Which, for people.
         tree: What is there.
         account: What had been said by then.
@@ -175,6 +175,7 @@ class State:
         key: Tells it from others.
     """
 
+    scenario: str
     name: str
     tree: Tree
     account: Account
@@ -216,7 +217,7 @@ def states(
             if key not in seen:
                 seen.add(key)
                 name = f"{scenario.name}, after {number} ({operation}): {cut.name}"
-                yield State(name, tree, account, is_created, is_telling, key)
+                yield State(scenario.name, name, tree, account, is_created, is_telling, key)
 
 
 def _hear(account: Account, mark: Mark) -> Account:
@@ -243,6 +244,8 @@ def examine(state: State, folder: Path, *, then_collect: bool = False) -> Findin
     try:
         if not state.is_created:
             _create_again(folder / STORE)
+        if again := AGAIN.get(state.scenario):
+            again(folder / STORE)
         found = state.account.check(folder / STORE)
         if then_collect:
             BaseStore.open(folder / STORE).gc(dry_run=False, keep_days=0, trash_days=0)
@@ -354,6 +357,8 @@ def _examine_all(
         say(f"power cuts, {name}: {len(of_scenario)} states")
         campaign.examine(choose(of_scenario, max(limit // len(found), 10)))
     findings = campaign.findings
+    for problem in (*findings.lost, *findings.partial, *findings.wrong):
+        say(problem)
     n_states = sum(map(len, found.values()))
     return Row(
         "states a power cut may leave (pessimistic POSIX)",
@@ -371,14 +376,14 @@ def _leave_out_kinds(
     folder.mkdir()
     by_name = {one.name: one for one in scenarios}
     missed = []
-    for number, (purpose, name) in enumerate(sorted(NEEDED.items())):
+    for number, (purpose, name) in enumerate(sorted(NEEDED)):
         place = folder / str(number)
         place.mkdir()
         sound = by_name[name]
         broken = Campaign(place).find_broken(sound.without(purpose), sound)
         if broken is None:
             missed.append(purpose)
-        say(f"without the fsync of {purpose}: {broken or 'not noticed'}")
+        say(f"{name}, without the fsync of {purpose}: {'noticed' if broken else 'NOT NOTICED'}")
     return Row(
         "kinds of fsync left out: the model notices",
         len(NEEDED),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from durability.acknowledgements import Findings, check
+from durability.crash_scenarios import find_key
 from durability.crash_states import scratch_folder
 from durability.made import Made
 from durability.table import Row, to_markdown
@@ -157,12 +158,14 @@ class Work:
         path: The store.
         system: The calls that change the disk.
         things: What is there once it is done.
+        going: What is not there any more once it is done.
         writer: One that was opened, and goes on with what waits.
     """
 
     path: Path
     system: System
     things: tuple[Made, ...] = ()
+    going: tuple[Made, ...] = ()
     writer: Writer | None = None
 
     def create(self) -> None:
@@ -177,8 +180,8 @@ class Work:
         self.things = (Made("reading", 5), Made("wide", 5))
         if self.writer is None:
             self.writer = BaseStore.open(self.path, system=self.system).writer()
-        for made in self.things:
-            self.writer.add(**made.arguments())
+            for made in self.things:
+                self.writer.add(**made.arguments())
         self.writer.commit()
 
     def add_vector(self) -> None:
@@ -198,6 +201,16 @@ class Work:
         store.compact()
         store.gc(dry_run=False, keep_days=0, trash_days=0)
 
+    def remove(self) -> None:
+        """Remove a reading, if it is still there."""
+        self.going = (Made("reading", 1),)
+        store = BaseStore.open(self.path, system=self.system)
+        try:
+            key = find_key(store, self.going[0])
+        except LookupError:
+            return
+        store.remove_readings([key])
+
     def end(self) -> None:
         """Let go of what is open."""
         if self.writer is not None:
@@ -211,6 +224,7 @@ WORKS: dict[str, Callable[[Work], None]] = {
     "add_vector": Work.add_vector,
     "compact": Work.compact,
     "collect": Work.collect,
+    "remove": Work.remove,
 }
 
 HELD = (
@@ -276,17 +290,20 @@ def try_fault(template: Path, name: str, fault: Fault, folder: Path) -> Findings
     gc.collect()
     if _count_descriptors() > descriptors:
         found += Findings(wrong=("files are left open",))
-    return Findings(*(_name(part, name, fault) for part in (found.lost, found.partial, found.wrong)))
+    return Findings(
+        *(_name(part, name, fault) for part in (found.lost, found.partial, found.wrong))
+    )
 
 
 def _meet(work: Work, name: str, fault: Fault, system: FaultySystem) -> Findings:
     """Do it for the first time."""
     done: tuple[Made, ...] = ()
+    gone: tuple[Made, ...] = ()
     findings = Findings()
     before = _unfinished(work.path)
     try:
         WORKS[name](work)
-        done = work.things
+        done, gone = work.things, work.going
     except TistoreError as error:
         findings += _judge(error, fault)
         # What gc gives up before it takes it away, it takes away the next time.
@@ -298,11 +315,11 @@ def _meet(work: Work, name: str, fault: Fault, system: FaultySystem) -> Findings
     if not system.has_struck:
         findings += Findings(wrong=("nothing failed",))
     system.mend()
-    return findings + check(work.path, {*HELD, *done}, go_on=False)
+    return findings + check(work.path, {*HELD, *done} - {*work.going}, gone=gone, go_on=False)
 
 
 def _do_again(work: Work, name: str) -> Findings:
-    """Do it again, now that nothing fails: by the same writer, unless that has seen the disk fail."""
+    """Do it again, now that nothing fails; by the same writer, unless its disk has failed."""
     try:
         try:
             WORKS[name](work)
@@ -314,7 +331,7 @@ def _do_again(work: Work, name: str) -> Findings:
         work.end()
     except TistoreError as error:
         return Findings(wrong=(f"not again: {type(error).__name__}: {error}",))
-    return check(work.path, {*HELD, *work.things})
+    return check(work.path, {*HELD, *work.things} - {*work.going}, gone=work.going)
 
 
 def _judge(error: TistoreError, fault: Fault) -> Findings:
@@ -334,7 +351,7 @@ def _unfinished(path: Path) -> set[str]:
 
 
 def _count_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def _name(problems: Iterable[str], name: str, fault: Fault) -> tuple[str, ...]:

@@ -1,5 +1,5 @@
 """
-Writes down every call by which a store changes the disk, and lets calls fail or others come between.
+Writes down every call by which a store changes the disk; others may come between them.
 
     recording = Recording(folder)
     store = BaseStore.create(folder / "s.tistore", system=recording.process())

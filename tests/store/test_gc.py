@@ -355,7 +355,7 @@ def test_files_of_nobody_known_are_left_for_a_week(store):
 def test_their_age_is_the_time_they_lie_here_not_what_a_copy_says(store):
     writer, folder, _ = begin(store, 0)
     writer._committer.close()
-    for path in (store.path / "segments" / folder).rglob("*"):
+    for path in (store.path / "segments" / folder, *(store.path / "segments").rglob("*")):
         os.utime(path, (0, 0))
 
     report = store.gc(dry_run=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from threading import Timer
 
 import pytest
 
@@ -27,6 +29,7 @@ from tistore.store.leases import (
     uptime_seconds,
 )
 from tistore.store.posix import PosixFiles
+from tistore.store.system import System
 
 HERE = this_machine()
 
@@ -247,34 +250,24 @@ def test_a_lease_that_is_released_while_others_are_read_is_none(files, monkeypat
     assert read_leases(files) == []
 
 
+class LookedAt(System):
+    """Somebody looks whether a file is locked before its creator can lock it."""
+
+    def create(self, path):
+        descriptor = super().create(path)
+        looker = os.open(path, os.O_RDONLY)
+        fcntl.flock(looker, fcntl.LOCK_SH)
+        Timer(0.05, os.close, [looker]).start()
+        return descriptor
+
+
 def test_who_looks_at_a_lock_does_not_keep_a_writer_from_taking_it(files):
     """Both happen at once when `gc` runs beside a writer that starts."""
-    (files.root / "leases").mkdir(exist_ok=True)
-    looker = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys, time; from pathlib import Path\n"
-            "from tistore.store.posix import PosixFiles\n"
-            "files = PosixFiles(Path(sys.argv[1])); print('ready', flush=True)\n"
-            "while True:\n"
-            "    for name in files.list_names('leases'):\n"
-            "        try: files.is_held(f'leases/{name}')\n"
-            "        except Exception: pass\n",
-            str(files.root),
-        ],
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert looker.stdout is not None
-        looker.stdout.readline()
-        for number in range(300):
-            held = HeldLease(files, f"w{number}")
-            assert files.is_held(f"leases/w{number}.json")
-            held.release()
-    finally:
-        looker.kill()
-        looker.wait()
+    watched = PosixFiles(files.root, LookedAt())
+    held = HeldLease(watched, "w")
+
+    assert state(files) == "live"
+    held.release()
 
 
 def test_a_lease_that_cannot_be_read_is_no_proof(files, monkeypatch):

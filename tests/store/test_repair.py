@@ -8,12 +8,16 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
+import tistore
 from example_readings import HIDDEN, make_reading
-from tistore.errors import IntegrityError, StoreNotFoundError
+from lens_store import write_lens_store
+from tistore.errors import IntegrityError, RewriteConflictError, StoreNotFoundError
+from tistore.exchange.stores.score_bundle import export_scores
 from tistore.schemas.site import Site
-from tistore.store import flipped_bit
+from tistore.store import flipped_bit, repairing
 from tistore.store.base import BaseStore
 from tistore.store.layout import HEADER, commit_path
+from tistore.store.rewriting import Rewritten
 from tistore.store.system import System
 
 READERS = ("flattery", "instruct")
@@ -436,3 +440,108 @@ def test_a_repair_that_is_killed_goes_on_when_it_is_run_again(damaged, tmp_path)
 def test_where_there_is_no_store_there_is_nothing_to_repair(tmp_path):
     with pytest.raises(StoreNotFoundError):
         BaseStore.repair(tmp_path / "nowhere")
+
+
+def test_a_damaged_unembedding_costs_its_head_and_no_other(tmp_path):
+    store, _, _ = write_lens_store(tmp_path / "lens")
+    (lost, kept) = store.snapshot.table_files("unembedding")
+    (store.path / lost.record.path).write_bytes(b"nothing of it")
+
+    after, report = repaired(store)
+
+    assert report.lost_readings == 0
+    assert list(after.snapshot.heads) == ["other"]
+    assert after.snapshot.reader_heads == {"hedge": "other"}
+    assert after.snapshot.unembedding("other").record == kept.record
+    asking = tistore.open(store.path)
+    assert asking.sql("SELECT count(rank) FROM lens WHERE reader = 'hedge'").fetchall()[0][0]
+
+
+def test_clauses_of_a_reading_without_text_are_restored_too(store):
+    with store.writer() as writer:
+        writer.add(**make_reading(0, tokens=None))
+        writer.add(**make_reading(1))
+    path = table(store, 0, "clauses")
+    original = path.read_bytes()
+    path.unlink()
+
+    repaired(store)
+
+    assert path.read_bytes() == original
+
+
+@pytest.mark.parametrize("array", ["residual_norm", "residual_mean"])
+def test_norms_and_means_are_worked_out_again_for_what_is_left(damaged, array):
+    """Also where nothing proves them, since activations beside them are damaged."""
+    before = read_all(damaged)
+    spoil(shard(damaged, 0), 100)
+    spoil(shard(damaged, 0, array), 100)
+
+    after, report = repaired(damaged)
+
+    assert report.lost_readings == 2
+    found = read_all(after)
+    assert {key: found[key] for key in list(before)[2:]} == dict(list(before.items())[2:])
+
+
+def write_another(path):
+    other = BaseStore.create(path)
+    for seed in range(4):
+        with other.writer() as writer:
+            writer.add(**make_reading(seed))
+    return other
+
+
+def test_a_commit_of_another_log_is_a_lost_one(damaged, tmp_path):
+    other = write_another(tmp_path / "other")
+    foreign = (other.path / commit_path(2)).read_bytes()
+    (damaged.path / commit_path(2)).write_bytes(foreign)
+
+    after, report = repaired(damaged)
+
+    assert [mend.path for mend in report.mends] == [commit_path(2)]
+    assert after.snapshot.commits[1].body["operation"] == "lost"
+
+
+def test_a_log_put_together_of_two_is_not_mended(damaged, tmp_path):
+    other = write_another(tmp_path / "other")
+    for number in (3, 4):
+        foreign = (other.path / commit_path(number)).read_bytes()
+        (damaged.path / commit_path(number)).write_bytes(foreign)
+
+    with pytest.raises(IntegrityError, match="put together of two"):
+        BaseStore.repair(damaged.path)
+
+
+def test_a_rewrite_that_another_process_overtakes_is_told(damaged, monkeypatch):
+    spoil(shard(damaged, 0), 100)
+    monkeypatch.setattr(
+        repairing,
+        "rewrite",
+        lambda files, committer, snapshot, plan: Rewritten(snapshot, False, ()),
+    )
+
+    with pytest.raises(RewriteConflictError):
+        BaseStore.repair(damaged.path, dry_run=False)
+
+
+def test_scores_and_norms_of_a_bundle_are_lost_with_what_holds_them(damaged, tmp_path):
+    asking = tistore.open(damaged.path)
+    export_scores(asking, tmp_path / "bundle", ["flattery", "hedging"])
+    bundle = BaseStore.open(tmp_path / "bundle")
+    readings = bundle.info().readings
+    first = bundle.snapshot.segments[0]
+    scores = next(file.path for file in first.files if "/scores/" in file.path)
+    (bundle.path / scores).write_bytes(b"nothing of it")
+
+    after, report = repaired(bundle)
+
+    assert report.lost_readings == 0
+    assert len(after.snapshot.segments[0].scored) == len(first.scored) - 1
+
+    bundle = BaseStore.open(tmp_path / "bundle")
+    spoil(shard(bundle, 0, "residual_mean"), 10)
+    spoil(shard(bundle, 0, "residual_norm"), 10)
+    _, report = repaired(bundle)
+    assert report.lost_readings == len(list(first.column("responses", "row_start")))
+    assert report.kept_readings < readings + 1

@@ -116,3 +116,16 @@ def test_a_number_that_is_none_is_refused(store):
     for number in (-1, store.snapshot.number + 1):
         with pytest.raises(NotStoredError, match="no commit"):
             Store.open(store.path, at=number)
+
+
+def test_damage_to_what_only_an_earlier_commit_needs_is_found(store):
+    before = {record.path for record in store.snapshot.files}
+    change_everything(store)
+    only_before = sorted(before - {record.path for record in store.snapshot.files})
+    path = store.path / only_before[0]
+    path.write_bytes(path.read_bytes()[:-1])
+
+    report = store.verify(strict=False)
+
+    assert [problem.path for problem in report.problems] == [only_before[0]]
+    assert answer_all(store)

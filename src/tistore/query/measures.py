@@ -204,9 +204,7 @@ class _Source:
         pieces = [self._token_values(segment) for segment in self.segments]
         return np.concatenate([np.empty(0, np.float32), *pieces])
 
-    def _clause_means(
-        self, values: NDArray[np.floating], offsets: Ids, seen_by: Ids
-    ) -> Values:
+    def _clause_means(self, values: NDArray[np.floating], offsets: Ids, seen_by: Ids) -> Values:
         """Mean over the tokens of the extent's clauses, as the readings `seen_by` saw them."""
         readings = self.extent.readings
         spans = clause_spans(self.extent)

@@ -32,7 +32,8 @@ class Commit:
 
     Attributes:
         number: Position, from 1.
-        sha256: Hash of the body, hex; of a placeholder, the lost body's, which the next commit names.
+        sha256: Hash of the body, hex; of a placeholder, of the body that was lost: the next commit
+            names it.
         body: The parsed body; `docs/format.md` lists its keys.
     """
 

@@ -75,7 +75,7 @@ def mend_log(files: Files, log: ExaminedLog, store: str) -> MendedLog:
     """
     problems = dict(log.troubles)
     mends: list[LogMend] = []
-    sound = {commit.number: commit for commit in log.commits}
+    sound = _leave_out_foreign({commit.number: commit for commit in log.commits})
     if HEADER in problems:
         mends.append(_mend_header(files, problems[HEADER], sound.get(1), store))
         parent = sound[1].body["parent"]
@@ -102,12 +102,26 @@ def mend_log(files: Files, log: ExaminedLog, store: str) -> MendedLog:
                 "of two",
                 mend="restore the commits from a copy of the store",
             )
-        elif path in problems:
+        elif path in problems and files.read(path) != _lay_out(lines[number]):
             action = "restored, as its hash proves"
             mends.append(LogMend(path, problems[path], action, _lay_out(lines[number])))
         commits.append(commit)
         parent = commit.sha256
     return MendedLog(tuple(commits), tuple(mends))
+
+
+def _leave_out_foreign(sound: Mapping[int, Commit]) -> dict[int, Commit]:
+    """Leave out commits of another log: neither do they follow, nor are they followed."""
+
+    def follows(number: int) -> bool:
+        before, commit = sound.get(number - 1), sound.get(number)
+        return not before or not commit or commit.body["parent"] == before.sha256
+
+    return {
+        number: commit
+        for number, commit in sound.items()
+        if follows(number) or follows(number + 1) or number + 1 not in sound
+    }
 
 
 def _numbers(problems: Mapping[str, str]) -> set[int]:
@@ -158,18 +172,23 @@ def _find_line(data: bytes, declared: str | None) -> bytes | None:
     if _TRAILER in line:  # the break between the lines is damaged
         at = line.rindex(_TRAILER)
         line, trailer = line[: at - 1], line[at:] + b"\n"
-    hashes = {declared} if declared else set()
-    try:
-        hashes.add(json.loads(trailer)["sha256"])
-    except (ValueError, TypeError, KeyError):
-        pass  # the second line is damaged, too
     own = hashlib.sha256(line).hexdigest()
-    if own in hashes or _is_nearly(trailer, write_trailer(own)):
+    wanted = declared or _read_hash(trailer)
+    if own == wanted or (declared is None and _is_nearly(trailer, write_trailer(own))):
         return line
-    if not hashes:
+    if wanted is None:
         return None
-    tried = (one for one in flip_each_bit(line) if hashlib.sha256(one).hexdigest() in hashes)
+    tried = (one for one in flip_each_bit(line) if hashlib.sha256(one).hexdigest() == wanted)
     return next(tried, None)
+
+
+def _read_hash(trailer: bytes) -> str | None:
+    """Read the hash that a commit's second line tells; None where it is damaged, too."""
+    try:
+        found: str = json.loads(trailer)["sha256"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return found
 
 
 def _is_nearly(trailer: bytes, expected: bytes) -> bool:

@@ -11,6 +11,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -253,8 +254,10 @@ class PosixFiles:
 
     def hold(self, path: str, data: bytes) -> Hold:
         """Create a file and lock it, until it is released or this process ends."""
+        target = self._locate(path)
         with self._translated(path):
-            return _FileLock(self._system, self._locate(path), data, self._make_parents)
+            self._make_parents(target)
+            return _FileLock(self._system, target, data, partial(self._translated, path))
 
     def is_held(self, path: str) -> bool | None:
         """Whether some process holds the lock; None where there are no locks."""
@@ -376,10 +379,14 @@ class _FileLock:
     """A file that this process has created and locked."""
 
     def __init__(
-        self, system: System, path: str, data: bytes, make_parents: Callable[[str], None]
+        self,
+        system: System,
+        path: str,
+        data: bytes,
+        translated: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._path = path
-        make_parents(path)
+        self._translated = translated
         descriptor = system.create(path)
         # Locked before it says anything: whoever finds it unlocked and empty waits.
         try:
@@ -393,11 +400,10 @@ class _FileLock:
 
     def renew(self) -> bool:
         """Note that the holder lives; False when the file was taken away."""
-        try:
+        with self._translated(), suppress(FileNotFoundError):
             os.utime(self._path)
-        except FileNotFoundError:
-            return False
-        return True
+            return True
+        return False
 
     def release(self) -> None:
         """Remove the file and give the lock up; once is enough."""
@@ -407,11 +413,11 @@ class _FileLock:
 def _let_go(system: System, path: str, descriptor: int, process: int) -> None:
     if os.getpid() != process:
         return
-    # A lease that cannot be removed now, as on a disk gone read-only, is removed by `gc`.
-    try:
-        with suppress(OSError):
-            system.unlink(path)
-    finally:
+    # A lease that cannot be removed now, as on a disk gone read-only, is removed by `gc`: what was
+    # committed is no less so.
+    with suppress(OSError):
+        system.unlink(path)
+    with suppress(OSError):
         system.close(descriptor)
 
 

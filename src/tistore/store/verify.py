@@ -136,6 +136,13 @@ def _read_contents(log: ExaminedLog, at: int | None) -> Contents:
 
 
 def require_store(root: Path, files: Files) -> None:
+    """
+    Check that a store lies there, be it damaged.
+
+    Raises:
+        StoreNotFoundError: Nothing is there.
+        NotAStoreError: Something else is there.
+    """
     if not root.exists():
         raise StoreNotFoundError(
             f"no store at {root}", mend="make one with `tistore ingest` or tistore.create()"
