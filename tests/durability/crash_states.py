@@ -330,8 +330,8 @@ def scratch_folder() -> Iterator[Path]:
 
 def choose(found: Sequence[State], limit: int) -> list[State]:
     """Choose so many, spread evenly."""
-    share = max(len(found) / limit, 1.0) if limit else 1.0
-    return [found[int(number * share)] for number in range(int(len(found) / share))]
+    n_chosen = min(limit, len(found))
+    return [found[number * len(found) // n_chosen] for number in range(n_chosen)]
 
 
 def run(scale: float, say: Callable[[str], None], seed: int = 0) -> list[Row]:

@@ -254,11 +254,12 @@ def list_faults(template: Path, name: str, folder: Path) -> list[Fault]:
     work = Work(folder / "counted", system)
     shutil.copytree(template, work.path)
     WORKS[name](work)
+    calls = Counter(system.calls)
     work.end()
     every = [
         Fault(call, number, effect)
         for call in CALLS
-        for number in range(1, system.calls[call] + 1)
+        for number in range(1, calls[call] + 1)
         for effect in EFFECTS
     ]
     for path in folder.glob("counted*"):

@@ -20,7 +20,7 @@ from durability.crash_states import (
 from durability.disk import Disk, read_tree, write_tree
 from durability.recording import Operation
 
-STATES_A_SCENARIO = 10
+STATES_A_SCENARIO = 7
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ def compact(
     store: StorePath,
     target: Annotated[
         str, typer.Option(metavar="SIZE", help="What a merged segment may hold.")
-    ] = "2GiB",
+    ] = "4GiB",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Merge nothing; only tell.")] = False,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,

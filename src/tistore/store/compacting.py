@@ -34,7 +34,7 @@ from tistore.store.rewriting import (
 from tistore.store.score_files import ScoreFolder
 from tistore.store.snapshot import Snapshot
 
-TARGET_BYTES = 2 << 30
+TARGET_BYTES = 4 << 30
 """What a merged segment's files may hold: few files a GiB, and each still easy to move."""
 
 _TARGET_TABLE_BYTES = 64 << 20
