@@ -16,7 +16,7 @@ from example_readings import make_reading
 from tistore.capture.environment import check_environment
 from tistore.errors import StoreError
 from tistore.store.base import BaseStore
-from tistore.store.health import Check
+from tistore.store.verifying.health import Check
 
 ASKED = [
     "numpy>=2.0",

@@ -26,7 +26,7 @@ from durability.table import Row, make_row
 from tistore.errors import TistoreError
 from tistore.store.layout import commit_number, commit_path
 from tistore.store.posix import PosixFiles
-from tistore.store.verify import VerifyReport, verify_store
+from tistore.store.verifying.verify import VerifyReport, verify_store
 
 TORTURE_DAMAGES = 15_000
 """What `run` does at scale 1."""

@@ -278,7 +278,7 @@ def test_compacting_without_memory_says_so(store, monkeypatch):
     def run_out(*arguments, **options):
         raise MemoryError
 
-    monkeypatch.setattr("tistore.store.rewriting.write_copy", run_out)
+    monkeypatch.setattr("tistore.store.rewriting.rewrite.write_copy", run_out)
 
     with pytest.raises(NoMemoryError):
         store.compact()

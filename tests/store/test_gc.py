@@ -15,9 +15,10 @@ import pytest
 from example_readings import make_reading
 from tistore.errors import ConfigError, IntegrityError, NotStoredError, ReadOnlyError, StoreError
 from tistore.schemas.site import Site
-from tistore.store import collecting, leases
+from tistore.store import leases
 from tistore.store.base import BaseStore
-from tistore.store.collecting import GcReport
+from tistore.store.collecting import collect as collecting
+from tistore.store.collecting.collect import GcReport
 from tistore.store.leases import Machine, read_leases
 from tistore.store.log import append_commit
 from tistore.store.posix import PosixFiles

@@ -8,13 +8,13 @@ import shutil
 
 import pytest
 
-import tistore.store.health as health
+import tistore.store.verifying.health as health
 from example_readings import make_reading
 from tistore.store.base import BaseStore
-from tistore.store.health import Check, check_store
 from tistore.store.leases import Lease
 from tistore.store.place import Place
 from tistore.store.system import System
+from tistore.store.verifying.health import Check, check_store
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,11 @@ from lens_store import write_lens_store
 from tistore.errors import IntegrityError, RewriteConflictError, StoreNotFoundError
 from tistore.exchange.stores.score_bundle import export_scores
 from tistore.schemas.site import Site
-from tistore.store import flipped_bit, repairing
 from tistore.store.base import BaseStore
 from tistore.store.layout import HEADER, commit_path
-from tistore.store.rewriting import Rewritten
+from tistore.store.repairing import flipped_bit
+from tistore.store.repairing import repair as repairing
+from tistore.store.rewriting.rewrite import Rewritten
 from tistore.store.system import System
 
 READERS = ("flattery", "instruct")

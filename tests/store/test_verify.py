@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import tistore.store.damage as damage
-import tistore.store.file_check as file_check
-import tistore.store.verified as verified
+import tistore.store.verifying.damage as damage
+import tistore.store.verifying.file_check as file_check
+import tistore.store.verifying.verified as verified
 from command_line import run
 from example_readings import make_reading
 from tistore.errors import (
@@ -24,7 +24,7 @@ from tistore.errors import (
 )
 from tistore.store.base import BaseStore
 from tistore.store.posix import PosixFiles
-from tistore.store.verify import verify_store
+from tistore.store.verifying.verify import verify_store
 
 
 @pytest.fixture(autouse=True)

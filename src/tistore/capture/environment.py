@@ -15,9 +15,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from tistore.store.health import Check
 from tistore.store.layout import cache_folder
 from tistore.store.place import measure_room
+from tistore.store.verifying.health import Check
 from tistore.version import __version__
 
 _PACKAGE = "tistore"

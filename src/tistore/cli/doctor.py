@@ -27,7 +27,7 @@ def doctor(
     """Look at this machine, the installation and, when one is named, a store."""
     from tistore.capture.environment import check_environment
     from tistore.store.base import locate
-    from tistore.store.health import check_store
+    from tistore.store.verifying.health import check_store
 
     checks = check_environment() + (check_store(locate(store)) if store is not None else [])
     print_rows([asdict(check) for check in checks], choose(format, as_json))

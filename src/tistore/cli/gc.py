@@ -12,8 +12,8 @@ from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows, say
 
 if TYPE_CHECKING:
-    from tistore.store.collecting import GcReport
-    from tistore.store.garbage import Find
+    from tistore.store.collecting.collect import GcReport
+    from tistore.store.collecting.garbage import Find
 
 
 def register(app: typer.Typer) -> None:

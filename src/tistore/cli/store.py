@@ -13,7 +13,7 @@ from tistore.cli.options import AtCommit, FormatOption, JsonOption, StorePath, c
 from tistore.cli.output import Format, print_record, say
 
 if TYPE_CHECKING:
-    from tistore.store.file_check import VerifyProgress
+    from tistore.store.verifying.file_check import VerifyProgress
 
 _QUIET_SECONDS = 2.0
 
@@ -48,7 +48,7 @@ def verify(
     """Read every committed byte and compare it with the log."""
     from tistore.store.base import locate
     from tistore.store.posix import PosixFiles
-    from tistore.store.verify import verify_store
+    from tistore.store.verifying.verify import verify_store
 
     # Not by opening it: a store whose log is damaged cannot be opened.
     root = locate(store)

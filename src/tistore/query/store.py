@@ -18,7 +18,7 @@ from tistore.query.scores import ScoreCache, Warmed
 from tistore.query.span_question import check_condition
 from tistore.schemas.vector import Vector
 from tistore.store.base import BaseStore
-from tistore.store.removing import RemoveReport
+from tistore.store.rewriting.remove import RemoveReport
 from tistore.store.score_files import ScoreFolder
 
 

@@ -26,12 +26,10 @@ from tistore.errors import (
 from tistore.schemas.response import ResponseSlot
 from tistore.schemas.site import Component, Site
 from tistore.schemas.vector import Vector
-from tistore.store.collecting import GcReport, Retention, collect_garbage, look_for_garbage
+from tistore.store.collecting.collect import GcReport, Retention, collect_garbage, look_for_garbage
 from tistore.store.collector import collector_paused
 from tistore.store.committing import Committer
-from tistore.store.compacting import TARGET_BYTES, CompactProgress, CompactReport, compact
 from tistore.store.events import EventLog
-from tistore.store.file_check import VerifyProgress
 from tistore.store.files import TEMPORARY, Files
 from tistore.store.header import Feature, Header, read_header, write_header
 from tistore.store.history import LogEntry, describe_log
@@ -39,12 +37,14 @@ from tistore.store.info import StoreInfo, describe
 from tistore.store.layout import ANALYSES, COMMITS, HEADER, SCORES, SEGMENTS, cache_folder
 from tistore.store.log import Commit, read_commits
 from tistore.store.posix import PosixFiles
-from tistore.store.removing import RemoveReport, remove
-from tistore.store.repairing import RepairReport, repair_files, repair_log
+from tistore.store.repairing.repair import RepairReport, repair_files, repair_log
+from tistore.store.rewriting.compact import TARGET_BYTES, CompactProgress, CompactReport, compact
+from tistore.store.rewriting.remove import RemoveReport, remove
 from tistore.store.score_files import ScoreFolder
 from tistore.store.snapshot import Snapshot, StoredResponse, read_activations
 from tistore.store.system import POSIX, System
-from tistore.store.verify import VerifyReport, require_store, verify_store
+from tistore.store.verifying.file_check import VerifyProgress
+from tistore.store.verifying.verify import VerifyReport, require_store, verify_store
 from tistore.store.writer import FLUSH_BYTES, FLUSH_SECONDS, Writer
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tistore.errors import IntegrityError
+from tistore.store.collecting.trash import new_batch
 from tistore.store.files import Files, FileStatus, Hold
 from tistore.store.layout import LEASES, lease_path, lease_writer, trash_path
-from tistore.store.trash import new_batch
 
 EXPIRY_SECONDS = 7 * 86_400.0
 """A lease elsewhere that was not renewed for so long no longer protects anything."""

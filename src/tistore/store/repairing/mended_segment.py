@@ -14,7 +14,7 @@ from tistore.schemas.site import Component, Site
 from tistore.store.contents import Entry
 from tistore.store.files import Files
 from tistore.store.layout import mean_array, norm_array
-from tistore.store.restoring import measure_again
+from tistore.store.repairing.restore import measure_again
 from tistore.store.segment import Segment
 
 Flags = NDArray[np.bool_]

@@ -14,22 +14,22 @@ from pathlib import Path
 from typing import Any, cast
 
 from tistore.errors import StoreError
+from tistore.store.collecting.trash import find_taken, give_back, set_aside
 from tistore.store.committing import Committer
 from tistore.store.contents import Entry
-from tistore.store.examined_log import examine_log
-from tistore.store.file_check import FileCheck, count_cores
 from tistore.store.files import Files
 from tistore.store.layout import segment_folder
 from tistore.store.log import Commit, list_segment_files
-from tistore.store.log_repair import LogMend, mend_log
-from tistore.store.removing import RemovedGroup
-from tistore.store.repair_plan import RepairPlan, plan_repair
-from tistore.store.restoring import Pieces, find_original, put_back
-from tistore.store.rewriting import conflict, give_up_before, rewrite, take_over_scores
+from tistore.store.repairing.log_repair import LogMend, mend_log
+from tistore.store.repairing.plan import RepairPlan, plan_repair
+from tistore.store.repairing.restore import Pieces, find_original, put_back
+from tistore.store.rewriting.remove import RemovedGroup
+from tistore.store.rewriting.rewrite import conflict, give_up_before, rewrite, take_over_scores
 from tistore.store.score_files import ScoreFolder
 from tistore.store.snapshot import Snapshot
-from tistore.store.trash import find_taken, give_back, set_aside
-from tistore.store.verified import Checked, forget_finished_pass
+from tistore.store.verifying.examined_log import examine_log
+from tistore.store.verifying.file_check import FileCheck, count_cores
+from tistore.store.verifying.verified import Checked, forget_finished_pass
 
 
 @dataclass(frozen=True, slots=True)

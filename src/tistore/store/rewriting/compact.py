@@ -21,7 +21,7 @@ from tistore.store.contents import Entry, TableFile
 from tistore.store.copies import copy_whole
 from tistore.store.files import Files
 from tistore.store.log import list_segment_files
-from tistore.store.rewriting import (
+from tistore.store.rewriting.rewrite import (
     ATTEMPTS,
     NewSegment,
     NewTableFile,

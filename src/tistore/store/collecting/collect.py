@@ -13,10 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tistore.errors import ConfigError
-from tistore.store.committing import Committer
-from tistore.store.contents import Contents
-from tistore.store.files import Files, FileStatus
-from tistore.store.garbage import (
+from tistore.store.collecting.garbage import (
     DAY_SECONDS,
     Action,
     Find,
@@ -26,12 +23,21 @@ from tistore.store.garbage import (
     find_temporaries,
     spell_time,
 )
+from tistore.store.collecting.trash import (
+    delete_folder,
+    find_taken,
+    give_back,
+    list_batches,
+    set_aside,
+)
+from tistore.store.committing import Committer
+from tistore.store.contents import Contents
+from tistore.store.files import Files, FileStatus
 from tistore.store.layout import SCORES, commit_path, temporary_path
 from tistore.store.leases import Lease, read_leases, take_lease
-from tistore.store.rewriting import give_up_before
+from tistore.store.rewriting.rewrite import give_up_before
 from tistore.store.score_files import ScoreFile, ScoreFolder
 from tistore.store.snapshot import Snapshot
-from tistore.store.trash import delete_folder, find_taken, give_back, list_batches, set_aside
 
 
 @dataclass(frozen=True, slots=True)

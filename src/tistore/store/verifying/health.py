@@ -20,7 +20,6 @@ from tistore.errors import TistoreError
 from tistore.store.base import BaseStore
 from tistore.store.committing import WRITER_DIGITS
 from tistore.store.contents import Contents
-from tistore.store.examined_log import ExaminedLog, examine_log
 from tistore.store.files import TEMPORARY, Files, FileStatus
 from tistore.store.header import read_header
 from tistore.store.layout import COMMITS, SEGMENTS
@@ -28,8 +27,9 @@ from tistore.store.leases import Lease, read_leases
 from tistore.store.place import Place, describe_place
 from tistore.store.posix import PosixFiles
 from tistore.store.system import POSIX, System
-from tistore.store.verified import Checked, read_finished_pass
-from tistore.store.verify import find_lost_commits
+from tistore.store.verifying.examined_log import ExaminedLog, examine_log
+from tistore.store.verifying.verified import Checked, read_finished_pass
+from tistore.store.verifying.verify import find_lost_commits
 from tistore.store.writer import FLUSH_BYTES, SPARE_BYTES
 
 State = Literal["ok", "warning", "problem"]

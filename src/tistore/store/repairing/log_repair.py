@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tistore.errors import IntegrityError, StoreError
-from tistore.store.examined_log import ExaminedLog
 from tistore.store.files import Files
-from tistore.store.flipped_bit import flip_each_bit
 from tistore.store.layout import HEADER, commit_number, commit_path
 from tistore.store.log import Commit, read_line, write_trailer
+from tistore.store.repairing.flipped_bit import flip_each_bit
+from tistore.store.verifying.examined_log import ExaminedLog
 from tistore.version import __version__
 
 _TRAILER = b'{"sha256":"'

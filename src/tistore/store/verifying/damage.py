@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from tistore.errors import TistoreError
 from tistore.store.contents import Contents, Entry
-from tistore.store.examined_log import Trouble
 from tistore.store.files import FileRecord, Files, read_checked
 from tistore.store.layout import SEGMENTS
 from tistore.store.tables import decode_table
+from tistore.store.verifying.examined_log import Trouble
 
 
 @dataclass(frozen=True, slots=True)

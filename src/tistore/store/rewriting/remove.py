@@ -24,7 +24,7 @@ from tistore.store.copies import Extract, copy_parts
 from tistore.store.files import Files
 from tistore.store.keys import slot_key
 from tistore.store.log import Keys
-from tistore.store.rewriting import (
+from tistore.store.rewriting.rewrite import (
     NewSegment,
     NewTableFile,
     Rewrite,

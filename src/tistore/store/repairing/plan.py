@@ -17,9 +17,9 @@ from tistore.store.copies import Extract, copy_parts
 from tistore.store.files import Files
 from tistore.store.keys import row_key, slot_key
 from tistore.store.log import Keys
-from tistore.store.mended_segment import MendedSegment
-from tistore.store.removing import RemovedGroup
-from tistore.store.rewriting import NewSegment, NewTableFile, Rewrite
+from tistore.store.repairing.mended_segment import MendedSegment
+from tistore.store.rewriting.remove import RemovedGroup
+from tistore.store.rewriting.rewrite import NewSegment, NewTableFile, Rewrite
 from tistore.store.segment import Segment
 from tistore.store.snapshot import Snapshot
 from tistore.store.unembedding import TABLE as UNEMBEDDING

@@ -10,13 +10,18 @@ from pathlib import Path
 
 from tistore.errors import IntegrityError, NotAStoreError, StoreNotFoundError
 from tistore.store.contents import Contents
-from tistore.store.damage import Problem, describe_damage
-from tistore.store.examined_log import ExaminedLog, Trouble, examine_log
-from tistore.store.file_check import FileCheck, VerifyProgress, count_cores
 from tistore.store.files import Files
 from tistore.store.layout import COMMITS, HEADER, SEGMENTS, commit_path, verification_file
 from tistore.store.log import Commit
-from tistore.store.verified import Checked, FinishedPass, keep_finished_pass, read_finished_pass
+from tistore.store.verifying.damage import Problem, describe_damage
+from tistore.store.verifying.examined_log import ExaminedLog, Trouble, examine_log
+from tistore.store.verifying.file_check import FileCheck, VerifyProgress, count_cores
+from tistore.store.verifying.verified import (
+    Checked,
+    FinishedPass,
+    keep_finished_pass,
+    read_finished_pass,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,12 @@ from tistore.datasets.clauses import align_tokens, split_clauses
 from tistore.errors import TistoreError
 from tistore.schemas.site import Component, Site
 from tistore.schemas.tables import CLAUSES
+from tistore.store.collecting.trash import set_aside
 from tistore.store.contents import Entry
 from tistore.store.files import BLOCK_BYTES, FileRecord, Files, hash_file
-from tistore.store.flipped_bit import flip_each_bit
 from tistore.store.layout import mean_array, norm_array
 from tistore.store.moments import measure
+from tistore.store.repairing.flipped_bit import flip_each_bit
 from tistore.store.segment import Segment
 from tistore.store.shards import (
     METADATA,
@@ -34,7 +35,6 @@ from tistore.store.shards import (
     read_checksum,
 )
 from tistore.store.tables import build_table, encode_table
-from tistore.store.trash import set_aside
 
 _MENDED = ".mended"
 _CHUNK_LENGTH = struct.Struct("<I")

@@ -17,10 +17,10 @@ from tistore.errors import (
     StoreError,
     TooManyFilesError,
 )
-from tistore.store.examined_log import Trouble
 from tistore.store.files import BLOCK_BYTES, FileRecord, Files, hash_file
 from tistore.store.layout import folder_of
-from tistore.store.verified import Checked
+from tistore.store.verifying.examined_log import Trouble
+from tistore.store.verifying.verified import Checked
 
 _TOLD_EVERY_SECONDS = 0.2
 _NO_FILE = {"folder": "a folder, not a file", "other": "a link or a device, not a file"}

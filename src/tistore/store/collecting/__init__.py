@@ -1,0 +1,1 @@
+"""Taking away what a store no longer needs."""

@@ -1,0 +1,1 @@
+"""Restoring what can be proven, and keeping what is whole."""

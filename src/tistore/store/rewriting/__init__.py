@@ -1,0 +1,1 @@
+"""Commits that replace: compacting, and removing readings."""

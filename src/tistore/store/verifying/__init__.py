@@ -1,0 +1,1 @@
+"""Reading every committed byte, and what it says about a store's health."""
