@@ -1,9 +1,10 @@
 """
-Write a golden store of the current format: `python tests/golden/make.py v2`.
+Write a golden store of the current format: `python tests/golden/make.py v2 v1-rewritten`.
 
 Run once for each format version, and commit the folder. It is never written again: every later
 version must open it and give the answers beside it. That of version 2 is a bundle of scores, the
-one kind of store that is not of version 1.
+one kind of store that is not of version 1. `v1-rewritten` has a commit of every kind: merged,
+removed, repaired, lost and given up.
 """
 
 from __future__ import annotations
@@ -97,13 +98,56 @@ def answer(store: Store) -> dict[str, Any]:
     return {"activations": activations, "rows": rows}
 
 
-if __name__ == "__main__":
-    version = sys.argv[1]
+def rewrite(path: Path) -> None:
+    """Do to a store all that can be done to one after its readings are written."""
+    store = tistore.open(path)
+    rng = np.random.default_rng(2)
+
+    def add(prompt_id: str) -> None:
+        with store.writer() as writer:
+            writer.add(
+                organism=ORGANISM,
+                reader=ORGANISM,
+                prompt_set="golden/set",
+                prompt_id=prompt_id,
+                token_ids=[10, 11, 12, 13, 14],
+                prompt_length=4,
+                tokens=[" Yes"],
+                layers=[2, 5],
+                activations={"residual": rng.standard_normal((5, 2, HIDDEN))},
+            )
+
+    add("4")
+    add("5")
+    store.compact()
+    store.remove("prompt_id = '5'", dry_run=False)
+    store.add_vector("tone/lost", rng.standard_normal(HIDDEN), layer=2)
+    store.add_vector("tone/kept", rng.standard_normal(HIDDEN), layer=2)
+    damaged = path / "commits" / f"{store.snapshot.number - 1:020d}.json"
+    add("6")
+    damaged.write_bytes(b"nothing is left of it")
+    tokens = path / "segments" / store.snapshot.segments[-1].uuid / "tokens.parquet"
+    tokens.write_bytes(tokens.read_bytes()[::-1])
+    Store.repair(path, dry_run=False)
+    tistore.open(path).gc(dry_run=False, keep_days=0, trash_days=0)
+
+
+def make(version: str, store: Path) -> None:
+    """Make the golden store of a version."""
     with tempfile.TemporaryDirectory() as folder:
         whole = tistore.create(Path(folder) / "store")
         write(whole)
+        if version == "v2":
+            export_scores(whole, store)
+        else:
+            shutil.copytree(whole.path, store)
+            rewrite(store)
+
+
+if __name__ == "__main__":
+    for version in sys.argv[1:]:
         (FOLDER / version).mkdir()
-        export_scores(whole, FOLDER / version / "store")
-    made = tistore.open(FOLDER / version / "store")
-    (FOLDER / version / "answers.json").write_text(json.dumps(answer(made), indent=1))
-    shutil.rmtree(made.score_folder, ignore_errors=True)  # a cache, and no part of the format
+        make(version, FOLDER / version / "store")
+        made = tistore.open(FOLDER / version / "store")
+        (FOLDER / version / "answers.json").write_text(json.dumps(answer(made), indent=1))
+        shutil.rmtree(made.score_folder, ignore_errors=True)  # a cache, and no part of the format
