@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 
 import tistore
@@ -74,6 +76,25 @@ def test_each_answer_is_logged_with_the_cells_that_were_looked_at(path):
     one, other = read_analyses(tistore.open(path))[before:]
     assert (one.command, one.n_cells, one.n_organisms) == ("fingerprint", 2 * len(AUTHORS), 5)
     assert (other.command, other.n_traits) == ("decompose", 2)
+
+
+def test_each_answers_as_of_an_earlier_commit_and_logs_nothing_then(path, tmp_path):
+    shutil.copytree(path, tmp_path / "s.tistore")
+    store = tistore.open(tmp_path / "s.tistore")
+    number = store.snapshot.number
+    later = np.zeros(store.info().hidden, dtype=np.float32)
+    later[0], later[1] = 3.0, 4.0
+    store.add_vector("tone/later", later, layer=3, method="mean_diff")
+
+    for name in ("cluster", "correlate", "decompose", "fingerprint", "layers"):
+        first, *others = COMMANDS[name]
+        now, before = (
+            run(first, store.path, *others[1:], "--json", *at) for at in ((), ("--at", number))
+        )
+
+        assert "tone/later" in now.stdout, name
+        assert before.exit_code == 0 and "tone/later" not in before.stdout, name
+        assert f"not logged: the store is open at commit {number}" in before.stderr, name
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -220,6 +221,16 @@ def test_the_command_prints_flat_rows_and_fails_on_a_problem(tmp_path):
     assert isinstance(done.exception, StoreError)
     assert done.exception.exit_code == 1
     assert "log" in str(done.exception)
+
+
+def test_a_folder_that_is_no_store_is_told_from_a_damaged_store(tmp_path):
+    told = run("doctor", tmp_path)
+    (only,) = [row for row in json.loads(run("doctor", tmp_path, "--json").stdout)
+               if row["check"] == "store"]  # fmt: skip
+
+    assert isinstance(told.exception, StoreError)
+    assert (only["state"], only["mend"]) == ("problem", "mend the path")
+    assert "holds no tistore.json and no commits/" in only["detail"]
 
 
 def test_the_command_loads_no_model_library():

@@ -7,6 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+import tistore
 from reported_store import LOUD, ORGANISMS, write_reported_store
 from tistore.cli.main import app
 from tistore.errors import ConfigError, QueryError
@@ -37,6 +38,16 @@ def test_a_report_is_two_files_and_the_verdict(path, tmp_path):
     assert all(row["size_bytes"] > 1000 for row in rows)
     assert "stands out from the 4 other organisms" in done.stderr and "tone/loud" in done.stderr
     assert "not covered: multi-turn" in done.stderr
+
+
+def test_a_report_is_of_the_commit_it_was_asked_of(path, tmp_path):
+    number = tistore.open(path).snapshot.number - 1
+
+    done = call(path, LOUD, "-o", tmp_path / "out", "--at", number)
+
+    assert done.exit_code == 0, done.output
+    assert f"at commit {number}\n" in (tmp_path / "out" / "summary.md").read_text()
+    assert f"not logged: the store is open at commit {number}" in done.stderr
 
 
 def test_the_key_of_a_blind_report_is_written_only_where_it_was_asked_for(path, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 import tistore
@@ -101,6 +103,42 @@ def test_repair_names_the_readings_that_are_lost(path):
 
     assert "lost: 1 readings by flattery of flattery on audit/discovery" in told.stderr
     assert "1 readings are lost, 2 are kept" in told.stderr
+
+
+def test_repair_says_that_nobody_can_tell_what_a_lost_commit_held(path):
+    (path / commit_path(2)).unlink()
+
+    told = run("repair", path)
+
+    assert "0 readings are lost, 2 are kept" in told.stderr
+    assert f"what {commit_path(2)} said is lost, too" in told.stderr
+    assert list(rows("repair", path)[0]) == ["path", "problem", "action", "lost", "kept"]
+
+
+def test_verify_lists_each_damaged_file_once(path):
+    (tokens,) = path.glob(f"segments/{segment_of_commit(path, 2)}/tokens.parquet")
+    tokens.unlink()
+
+    told = run("verify", path)
+    listed = json.loads(run("verify", path, "--json").stdout)
+
+    assert "tokens.parquet" not in told.stdout
+    assert str(told.exception).count("tokens.parquet: missing") == 1
+    assert [one["problem"] for one in listed["problems"]] == ["missing"]
+
+
+def test_verify_tells_of_segments_that_no_commit_names(path):
+    for number in (1, 2, 3):
+        (path / commit_path(number)).unlink()
+
+    told = run("verify", path)
+
+    assert "every byte of 0 files in 0 commits is as committed" in told.stderr
+    assert "3 folders of segments are of no commit" in told.stderr
+
+
+def segment_of_commit(path, number):
+    return tistore.open(path).snapshot.commits[number - 1].body["segments"][0]["uuid"]
 
 
 def test_a_lost_header_is_an_integrity_error(path):

@@ -4,6 +4,23 @@ The fault laboratory at length: one table of what was done to stores, and what c
     make torture
     python tests/durability/torture.py --only kills --scale 0.1
 
+Each laboratory does something to stores, and then holds what is left against what writers had been
+told (`acknowledgements.check`): all of it there, whole, to the bit; and the store goes on working.
+
+    kills         processes are killed (SIGKILL) at random moments of every kind of work
+    system_calls  they are killed, or a call fails, at every system call of a commit; needs strace
+    power_cuts    an ext4 image is shut down under them, and mounted again; needs root
+    crash_states  every state that POSIX lets a power cut leave, of recorded work; and that the
+                  model notices when a kind of fsync is left out
+    injected      one call fails, each in turn, with each error there is: EIO, ENOSPC, EMFILE, …
+    damage        every type of file is flipped, cut, swapped, deleted; verify and reading notice
+    races         many writers want the same keys, some are killed, and readers look on
+    chaos         all at once: appending, merging, removing, collecting, reading
+
+Each is a module of this folder; `--only` runs one, and `make test` a little of each. Beside them
+lie what they share: what is written (`made`, `work`, `every_file`), what was told (`ledger`), how
+processes are had by the thousand (`forked`).
+
 Everything a laboratory does follows from the seed, but for the moments that a clock decides.
 """
 

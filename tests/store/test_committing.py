@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from example_readings import make_reading
-from tistore.errors import StoreError
-from tistore.store import committing
+from tistore.errors import DeviceError, StoreError
+from tistore.store import committing, log
 from tistore.store.base import BaseStore
 from tistore.store.posix import PosixFiles
 
@@ -111,3 +111,45 @@ def test_the_queue_is_no_longer_held_once_others_see_the_commit(
     add(filled.path, 10)
 
     assert ended == ["link", "turn"]
+
+
+def test_a_commit_that_others_see_late_is_waited_for(
+    filled: BaseStore, monkeypatch: pytest.MonkeyPatch
+):
+    """Its number is taken, and it cannot be read yet, as may be on a file server."""
+    late = BaseStore.open(filled.path)
+    writer = late.writer()
+    writer.add(**make_reading(10))
+    add(filled.path, 11)
+    unseen = [filled.snapshot.number + 1] * 6
+    monkeypatch.setattr(committing.time, "sleep", lambda seconds: None)
+    real = log._list_numbers
+
+    def list_numbers(*arguments: Any) -> list[int]:
+        hidden = unseen.pop() if unseen else None
+        return [number for number in real(*arguments) if number != hidden]
+
+    monkeypatch.setattr(log, "_list_numbers", list_numbers)
+
+    assert writer.commit() == filled.snapshot.number + 2
+    assert not unseen
+
+
+def test_files_of_a_commit_of_which_nobody_can_tell_whether_it_lasts_are_left(
+    filled: BaseStore, monkeypatch: pytest.MonkeyPatch
+):
+    """The disk fails, and then does not even say whether the commit is there."""
+    before = folders(filled)
+    writer = filled.writer()
+    writer.add(**make_reading(10))
+
+    def fail(*_: object, **__: object) -> Any:
+        raise DeviceError("the disk failed")
+
+    monkeypatch.setattr(committing, "append_commit", fail)
+    monkeypatch.setattr(committing, "is_named", fail)
+
+    with pytest.raises(DeviceError, match="not confirmed to be durable"):
+        writer.commit()
+
+    assert len(folders(filled) - before) == 1

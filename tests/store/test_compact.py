@@ -11,6 +11,7 @@ from tistore.errors import IntegrityError, NoRoomError, RewriteConflictError
 from tistore.schemas.vector import Vector
 from tistore.store.base import BaseStore
 from tistore.store.layout import segment_folder
+from tistore.store.score_files import ScoreFolder
 
 
 @pytest.fixture(autouse=True)
@@ -239,3 +240,24 @@ def test_a_damaged_segment_is_not_merged(scattered):
 
     assert len(BaseStore.open(scattered.path).snapshot.segments) == 4
     assert not scattered.verify(strict=False).uncommitted_segments
+
+
+def test_scores_that_are_cached_are_taken_over(scattered):
+    """Unless one of the segments has none, or what it has is damaged."""
+    scores = ScoreFolder(scattered.score_folder)
+    before = scattered.snapshot.segments
+    whole, half, damaged = "a" * 32, "b" * 32, "c" * 32
+    values = [np.arange(one.n_rows, dtype=np.float32) + place for place, one in enumerate(before)]
+    for direction in (whole, half, damaged):
+        for segment, own in zip(before, values, strict=True):
+            scores.write(direction, segment.uuid, own)
+    scores.file(half, before[1].uuid).unlink()
+    scores.file(damaged, before[1].uuid).write_bytes(b"nothing of it")
+
+    scattered.compact()
+
+    (segment,) = scattered.snapshot.segments
+    found = scores.read(whole, segment.uuid, segment.n_rows)
+    np.testing.assert_array_equal(found, np.concatenate(values))
+    assert not scores.has(half, segment.uuid)
+    assert not scores.has(damaged, segment.uuid)

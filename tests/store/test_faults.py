@@ -1,10 +1,9 @@
-"""Full disks: what was acknowledged stays, whole. Killed writers: tests/durability."""
+"""Full disks, as a writer meets them. File systems that fill up: tests/durability."""
 
 from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import threading
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 
 from example_readings import make_reading
 from tistore.errors import NoRoomError
-from tistore.store.base import BaseStore
 from tistore.store.posix import PosixFiles
 
 
@@ -55,35 +53,3 @@ def test_a_write_that_fails_leaves_no_threads_behind(store, monkeypatch):
     assert failure.value.__traceback__  # which holds on to all that was under way
     monkeypatch.undo()
     writer.commit()
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-def test_a_disk_that_fills_up_keeps_every_commit(tmp_path, monkeypatch):
-    """The same writer goes on once there is room again."""
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", small], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        monkeypatch.setattr(PosixFiles, "free_bytes", lambda self: None)
-        store = BaseStore.create(small / "s.tistore")
-        writer = store.writer()
-        added = 0
-        with pytest.raises(NoRoomError):
-            while True:
-                writer.add(**make_reading(added))
-                added += 1
-                writer.commit()
-
-        assert BaseStore.open(store.path).info().readings == added - 1
-        report = BaseStore.open(store.path).verify()
-        assert report.ok
-        assert report.uncommitted_segments == ()
-        subprocess.run(["mount", "-o", "remount,size=4m", small], check=True)
-        writer.close()
-        assert BaseStore.open(store.path).info().readings == added
-    finally:
-        subprocess.run(["umount", small], check=True)

@@ -40,7 +40,7 @@ def begin(store: BaseStore, seed: int):
     writer.add(**make_reading(seed))
     committer = writer._committer
     folder = committer.new_segment()
-    additions = writer._write([folder], [list(writer._readings.values())])
+    additions = writer._batch.write(store._files, [folder])
     return writer, folder, additions
 
 
@@ -130,7 +130,7 @@ from test_gc import BaseStore, begin
 writer, _, additions = begin(BaseStore.open(sys.argv[1]), 0)
 print("ready", flush=True)
 os.kill(os.getpid(), signal.SIGSTOP)
-_, is_committed = writer._committer.append(writer._snapshot, additions, lambda newer: True)
+_, is_committed = writer._committer.append(writer._batch.known, additions, lambda newer: True)
 sys.exit(not is_committed)
 """
 
@@ -218,7 +218,7 @@ def test_a_writer_that_speaks_just_before_its_lease_is_taken_keeps_everything(
     report = there.gc(dry_run=False, now=time.time() + 8 * DAY)
 
     assert actions(report)[f"segments/{folder}"] == "leave"
-    _, is_committed = writer._committer.append(writer._snapshot, additions, lambda newer: True)
+    _, is_committed = writer._committer.append(writer._batch.known, additions, lambda newer: True)
     assert is_committed
     assert BaseStore.open(store.path).verify().ok
 

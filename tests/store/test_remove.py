@@ -8,9 +8,11 @@ import pytest
 import tistore
 from before_the_commit import before_the_commit
 from example_readings import make_reading
-from tistore.errors import NotStoredError, StoreError
+from tistore.errors import NotStoredError, RewriteConflictError, StoreError
 from tistore.schemas.response import ResponseSlot
 from tistore.store.base import BaseStore
+
+READERS = ("flattery", "instruct")
 
 
 @pytest.fixture(autouse=True)
@@ -185,3 +187,37 @@ def test_a_condition_names_what_goes(store):
     ]
     with pytest.raises(NotStoredError, match="no reading satisfies"):
         asking.remove("prompt_id = '1'", reader="instruct")
+
+
+def test_it_is_planned_anew_when_something_else_was_removed_meanwhile(store):
+    """Also where both lie in one segment, which the other one has just replaced."""
+    other = BaseStore.open(store.path)
+    (mine,), (theirs,) = (pick(store, prompt_id="0", reader=name) for name in READERS)
+    before = read_all(store)
+
+    with before_the_commit(store, lambda: other.remove_readings([theirs])):
+        store.remove_readings([mine])
+
+    left = read_all(store)
+    assert left.keys() == {key for key in before if key[2] != "0"}
+    assert all(before[key] == values for key, values in left.items())
+    assert store.verify().ok
+
+
+def test_it_gives_up_when_others_go_on_replacing(store):
+    """Rather than trying for ever; and it removes nothing then."""
+    other = BaseStore.open(store.path)
+    (going,) = pick(store, prompt_id="0", reader="flattery")
+    left = [key for key in pick(store) if key != going]
+
+    def remove_one():
+        other.remove_readings([left.pop()])
+
+    with (
+        before_the_commit(store, remove_one, times=5),
+        pytest.raises(RewriteConflictError, match="other processes keep removing"),
+    ):
+        store.remove_readings([going])
+
+    assert pick(store) == [going]
+    assert store.verify().uncommitted_segments == ()

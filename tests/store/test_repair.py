@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 
 import numpy as np
@@ -11,14 +13,23 @@ import pytest
 import tistore
 from example_readings import HIDDEN, make_reading
 from lens_store import write_lens_store
-from tistore.errors import IntegrityError, RewriteConflictError, StoreNotFoundError
+from tistore.errors import (
+    IntegrityError,
+    RewriteConflictError,
+    StoreError,
+    StoreNotFoundError,
+    TooManyFilesError,
+)
 from tistore.exchange.stores.score_bundle import export_scores
 from tistore.schemas.site import Site
+from tistore.store import segment_writer
 from tistore.store.base import BaseStore
+from tistore.store.chunks import ShardLayout
 from tistore.store.layout import HEADER, commit_path
 from tistore.store.repairing import flipped_bit
 from tistore.store.repairing import repair as repairing
 from tistore.store.rewriting.rewrite import Rewritten
+from tistore.store.shards import encode_metadata
 from tistore.store.system import System
 
 READERS = ("flattery", "instruct")
@@ -266,6 +277,7 @@ def test_a_lost_table_file_costs_its_rows(damaged):
     after, report = repaired(damaged)
 
     assert report.lost_readings == 0
+    assert [mend.action for mend in report.mends] == ["lost, with its 1 rows of vectors"]
     assert [vector.trait for vector in after.snapshot.vectors()] == ["tone/hedging"]
     after.add_vector("tone/flattery", np.arange(3, HIDDEN + 3), layer=5)
 
@@ -546,3 +558,178 @@ def test_scores_and_norms_of_a_bundle_are_lost_with_what_holds_them(damaged, tmp
     _, report = repaired(bundle)
     assert report.lost_readings == len(list(first.column("responses", "row_start")))
     assert report.kept_readings < readings + 1
+
+
+def test_a_header_with_more_than_a_flipped_bit_is_not_guessed(damaged):
+    path = damaged.path / HEADER
+    flip(path, 30)
+    flip(path, 40)
+
+    with pytest.raises(IntegrityError, match="restore tistore.json from a copy"):
+        BaseStore.repair(damaged.path, dry_run=False)
+
+
+def test_readers_of_a_lost_head_are_told_apart_file_by_file(tmp_path):
+    """A file of readers that is lost itself goes; one whose head is there stays as it is."""
+    store, _, heads = write_lens_store(tmp_path / "lens")
+    (_, kept) = store.snapshot.table_files("unembedding")
+    store.add_rows("reader_heads", [{"reader": "third", "head_hash": heads["hedge"][0].head_hash}])
+    store.add_rows("reader_heads", [{"reader": "lost", "head_hash": heads["hedge"][0].head_hash}])
+    (lost, _) = store.snapshot.table_files("unembedding")
+    (store.path / lost.record.path).write_bytes(b"nothing of it")
+    log_table(store, "reader_heads", 2).write_bytes(b"nothing of it")
+    untouched = log_table(store, "reader_heads", 1)
+
+    after, _ = repaired(store)
+
+    assert after.snapshot.reader_heads == {"hedge": "other", "third": "other"}
+    assert after.snapshot.unembedding("other").record == kept.record
+    assert untouched in [
+        after.path / file.record.path for file in after.snapshot.table_files("reader_heads")
+    ]
+
+
+def test_a_commit_that_another_process_puts_in_a_lost_ones_place_is_not_overwritten(
+    damaged, monkeypatch
+):
+    path = damaged.path / commit_path(2)
+    path.write_bytes(b"{}")
+    real = repairing.set_aside
+
+    def set_aside(files, paths):
+        real(files, paths)
+        path.write_bytes(b"from elsewhere")
+
+    monkeypatch.setattr(repairing, "set_aside", set_aside)
+
+    with pytest.raises(StoreError, match="was written by another process meanwhile"):
+        BaseStore.repair(damaged.path, dry_run=False)
+
+    assert path.read_bytes() == b"from elsewhere"
+
+
+@pytest.fixture
+def older(tmp_path, monkeypatch):
+    """Two segments of a reading each, whose arrays do not list the checksums of their chunks."""
+    monkeypatch.setattr(
+        segment_writer, "encode_metadata", lambda source, checksums: encode_metadata(source, ())
+    )
+    store = BaseStore.create(tmp_path / "s.tistore")
+    for seed in range(2):
+        with store.writer() as writer:
+            writer.add(**make_reading(seed))
+    monkeypatch.undo()
+    return store
+
+
+def test_metadata_of_arrays_written_before_chunks_were_listed_is_restored(older):
+    path = shard(older, 0).parents[3] / "zarr.json"
+    original = path.read_bytes()
+    path.write_bytes(b"{}")
+
+    repaired(older)
+
+    assert path.read_bytes() == original
+
+
+def test_an_array_in_anothers_place_is_not_believed_for_lack_of_a_list_of_its_chunks(older):
+    """Every chunk of it is sound; but the file is not the one that was committed."""
+    one, other = shard(older, 0), shard(older, 1)
+    there = other.read_bytes()
+    assert len(there) == one.stat().st_size
+    one.write_bytes(there)
+
+    after, report = repaired(older)
+
+    assert report.lost_readings == 1
+    assert ("0", "flattery") not in read_all(after)
+
+
+def test_what_only_zarr_can_read_is_kept_too(damaged, tmp_path, monkeypatch):
+    """Norms and means of a bundle that is written anew without a direction's scores."""
+    export_scores(tistore.open(damaged.path), tmp_path / "bundle", ["flattery", "hedging"])
+    bundle = BaseStore.open(tmp_path / "bundle")
+    before = read_bundle(bundle)
+    scores = next(file.path for file in bundle.snapshot.files if "/scores/" in file.path)
+    (bundle.path / scores).write_bytes(b"nothing of it")
+    monkeypatch.setattr(ShardLayout, "read", lambda metadata: None)
+
+    after, report = repaired(bundle)
+
+    assert report.lost_readings == 0
+    assert read_bundle(after)[: len(before)] == before
+
+
+def read_bundle(store):
+    return [
+        (segment.norms(site).tobytes(), segment.means(site).tobytes())
+        for segment in store.snapshot.segments
+        for site in _sites(segment)
+    ]
+
+
+def test_a_dry_run_works_norms_out_from_activations_that_it_has_only_restored_in_mind(damaged):
+    """Their index is gone; it is rebuilt first, and so the norms can be, before anything is."""
+    before = read_all(damaged)
+    path = shard(damaged, 1)
+    path.write_bytes(path.read_bytes()[:-40])
+    spoil(shard(damaged, 1, "residual_norm"), 10)
+
+    after, report = repaired(damaged)
+
+    assert report.lost_readings == report.commits == 0
+    found = read_all(after)
+    assert {key: found[key] for key in before} == before
+
+
+def test_a_shard_of_which_hardly_anything_is_left_costs_its_readings(damaged):
+    path = shard(damaged, 0)
+    path.write_bytes(path.read_bytes()[:10])
+
+    _, report = repaired(damaged)
+
+    assert (report.lost_readings, report.kept_readings) == (4, 4)
+
+
+def test_nothing_says_what_the_header_of_an_empty_store_held(store):
+    (store.path / HEADER).write_bytes(b"{}")
+
+    with pytest.raises(IntegrityError, match="restore tistore.json from a copy"):
+        BaseStore.repair(store.path, dry_run=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [("header", 3), ("commit", 3), ("shard", 40), ("metadata", 6), ("table", 3)],
+)
+def test_what_cannot_be_opened_for_want_of_descriptors_is_not_taken_for_damaged(
+    damaged, monkeypatch, name, times
+):
+    """Whichever time it happens."""
+    path = {
+        "header": damaged.path / HEADER,
+        "commit": damaged.path / commit_path(1),
+        "shard": shard(damaged, 0),
+        "metadata": shard(damaged, 0).parents[3] / "zarr.json",
+        "table": table(damaged, 0, "tokens"),
+    }[name]
+    flip(damaged.path / HEADER, 30)
+    spoil(shard(damaged, 0), 100)
+    real = os.open
+    refused = 0
+    for after in range(times):
+        left = [True] * after
+
+        def open_file(opened, *arguments, left=left, **options):
+            if str(opened) == str(path) and not (left and left.pop()):
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), opened)
+            return real(opened, *arguments, **options)
+
+        with monkeypatch.context() as short:
+            short.setattr("tistore.store.posix.os.open", open_file)
+            try:
+                BaseStore.repair(damaged.path)
+            except TooManyFilesError:
+                refused += 1
+
+    assert refused

@@ -18,7 +18,7 @@ from tistore.cli.audit_options import (
     Where,
     conclude,
 )
-from tistore.cli.options import AnyPairing, FormatOption, JsonOption, StorePath, choose
+from tistore.cli.options import AnyPairing, AtCommit, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows, say
 from tistore.errors import ConfigError
 from tistore.schemas.model import BASE_READER
@@ -86,6 +86,7 @@ def cluster(
             show_default="all; 5 in a table of responses or clauses",
         ),
     ] = None,
+    at: AtCommit = None,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
@@ -95,7 +96,7 @@ def cluster(
 
     if linkage is not None and by is not By.ORGANISM:
         raise ConfigError(f"--linkage says nothing of a {by.value}", mend="leave it out")
-    opened = tistore.open(store)
+    opened = tistore.open(store, at)
     cells = read_cells(
         opened, trait, organisms=organism, baseline=baseline, where=where, any_pairing=any_pairing
     )

@@ -19,7 +19,7 @@ from tistore.cli.audit_options import (
     conclude,
     with_ends,
 )
-from tistore.cli.options import AnyPairing, FormatOption, JsonOption, StorePath, choose
+from tistore.cli.options import AnyPairing, AtCommit, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows
 from tistore.errors import ConfigError
 from tistore.schemas.model import BASE_READER
@@ -63,6 +63,7 @@ def correlate(
     any_pairing: AnyPairing = False,
     resamples: Resamples = 2000,
     seed: Seed = 0,
+    at: AtCommit = None,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -72,7 +73,7 @@ def correlate(
 
     if lags is not None and by is not Level.TOKEN:
         raise ConfigError(f"--lags says nothing of a {by.value}", mend="add --by token")
-    opened = tistore.open(store)
+    opened = tistore.open(store, at)
     cells = read_cells(
         opened, trait, organisms=organism, baseline=baseline, where=where, any_pairing=any_pairing
     )

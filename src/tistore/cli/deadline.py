@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 
 from tistore.cli.output import say
 from tistore.errors import ConfigError, SqlError
+from tistore.store.threads import start
 
 _GRACE_SECONDS = 0.5
 """Time the query's own limit has to end it in order, before the process is ended."""
@@ -34,7 +35,7 @@ def deadline(seconds: float | None) -> Iterator[None]:
     if not 0 < seconds <= threading.TIMEOUT_MAX - _GRACE_SECONDS:
         raise ConfigError(f"--timeout {seconds} is no length of time", mend="write seconds: 30")
     is_done = threading.Event()
-    threading.Thread(target=_watch, args=(is_done, seconds), daemon=True).start()
+    start(threading.Thread(target=_watch, args=(is_done, seconds), daemon=True))
     try:
         yield
     finally:

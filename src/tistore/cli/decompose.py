@@ -17,7 +17,7 @@ from tistore.cli.audit_options import (
     conclude,
     with_ends,
 )
-from tistore.cli.options import AnyPairing, FormatOption, JsonOption, StorePath, choose
+from tistore.cli.options import AnyPairing, AtCommit, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows
 from tistore.schemas.model import BASE_READER
 
@@ -46,6 +46,7 @@ def decompose(
     any_pairing: AnyPairing = False,
     resamples: Resamples = 2000,
     seed: Seed = 0,
+    at: AtCommit = None,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -55,7 +56,7 @@ def decompose(
     from tistore.audit.decompose import decompose as split
     from tistore.audit.decompose import decompose_notes
 
-    opened = tistore.open(store)
+    opened = tistore.open(store, at)
     cells = read_cells(
         opened,
         trait,

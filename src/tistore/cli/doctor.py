@@ -26,7 +26,7 @@ def doctor(
 ) -> None:
     """Look at this machine, the installation and, when one is named, a store."""
     from tistore.capture.environment import check_environment
-    from tistore.store.base import locate
+    from tistore.store.opened import locate
     from tistore.store.verifying.health import check_store
 
     checks = check_environment() + (check_store(locate(store)) if store is not None else [])

@@ -8,7 +8,7 @@ import typer
 
 import tistore
 from tistore.cli.audit_options import Traits, Where, conclude
-from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
+from tistore.cli.options import AtCommit, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows
 from tistore.schemas.model import BASE_READER
 
@@ -39,6 +39,7 @@ def fingerprint(
         ),
     ] = None,
     where: Where = None,
+    at: AtCommit = None,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -46,7 +47,7 @@ def fingerprint(
     from tistore.audit.families import read_families
     from tistore.audit.fingerprint import take_fingerprints
 
-    opened = tistore.open(store)
+    opened = tistore.open(store, at)
     authors = [
         row[0]
         for row in opened.sql("SELECT DISTINCT organism FROM responses ORDER BY 1").fetchall()

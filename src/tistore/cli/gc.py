@@ -77,7 +77,7 @@ def _sum_up_alike(finds: Sequence[Find]) -> list[dict[str, Any]]:
             "files": sum(find.files for find in of_kind),
             "MB": round(sum(find.size_bytes for find in of_kind) / 1e6, 2),
             "why": why,
-            "until": until,
+            "until": until and until[:19],  # all are UTC
             "where": of_kind[0].path + (f" and {len(of_kind) - 1} more" if of_kind[1:] else ""),
         }
         for (kind, action, why, until), of_kind in alike.items()

@@ -16,7 +16,7 @@ from tistore.cli.audit_options import (
     conclude,
     with_ends,
 )
-from tistore.cli.options import AnyPairing, FormatOption, JsonOption, StorePath, choose
+from tistore.cli.options import AnyPairing, AtCommit, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows
 from tistore.schemas.model import BASE_READER
 
@@ -42,13 +42,14 @@ def layers(
     any_pairing: AnyPairing = False,
     resamples: Resamples = 2000,
     seed: Seed = 0,
+    at: AtCommit = None,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether a difference shows at every stored layer, and at the same prompts."""
     from tistore.audit.shifts.layers import compare_layers
 
-    opened = tistore.open(store)
+    opened = tistore.open(store, at)
     found = compare_layers(
         opened,
         organism,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tistore.cli.options import FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows, say
+
+if TYPE_CHECKING:
+    from tistore.store.repairing.repair import Mend
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +29,7 @@ def repair(
     from tistore.query.store import Store
 
     report = Store.repair(store, dry_run=not yes)
-    print_rows([asdict(mend) for mend in report.mends], choose(format, as_json))
+    print_rows([_to_row(mend) for mend in report.mends], choose(format, as_json))
     if report.is_sound:
         say("every byte is as committed: there is nothing to repair")
         return
@@ -36,4 +39,13 @@ def repair(
             f"{group.prompt_set}"
         )
     say(f"{report.lost_readings} readings are lost, {report.kept_readings} are kept")
+    for mend in report.mends:
+        if mend.is_lost_commit:
+            say(f"what {mend.path} said is lost, too: nobody can tell whether that were readings")
     say("damaged files lie in the trash" if yes else "nothing was changed; --yes repairs")
+
+
+def _to_row(mend: Mend) -> dict[str, Any]:
+    row = asdict(mend)
+    del row["is_lost_commit"]  # its action says so
+    return row

@@ -9,7 +9,7 @@ import typer
 
 import tistore
 from tistore.cli.audit_options import Seed, Traits
-from tistore.cli.options import AnyPairing, FormatOption, JsonOption, StorePath, choose
+from tistore.cli.options import AnyPairing, AtCommit, FormatOption, JsonOption, StorePath, choose
 from tistore.cli.output import Format, print_rows, say
 from tistore.schemas.model import BASE_READER
 
@@ -48,6 +48,7 @@ def report(
     any_pairing: AnyPairing = False,
     q: Annotated[float, typer.Option(help="Share of the findings that may be false.")] = 0.05,
     seed: Seed = 0,
+    at: AtCommit = None,
     format: FormatOption = Format.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,7 +62,7 @@ def report(
         blind=blind, any_pairing=any_pairing, q=q, seed=seed,
     )  # fmt: skip
     check_key(key, output, blind)
-    opened = tistore.open(store)
+    opened = tistore.open(store, at)
     check_folder(opened, output)
     made = make_report(opened, question)
     written = made.write(output)

@@ -46,7 +46,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Read every committed byte and compare it with the log."""
-    from tistore.store.base import locate
+    from tistore.store.opened import locate
     from tistore.store.posix import PosixFiles
     from tistore.store.verifying.verify import verify_store
 
@@ -55,9 +55,14 @@ def verify(
     report = verify_store(
         root, PosixFiles(root), jobs=jobs, resume=resume, progress=_show_on_terminal
     )
-    print_record({"ok": report.ok, **asdict(report)}, choose(format, as_json))
+    record, chosen = {"ok": report.ok, **asdict(report)}, choose(format, as_json)
+    if chosen in (Format.TABLE, Format.MD):  # each is a line of the error below
+        record["problems"] = len(report.problems)
+    print_record(record, chosen)
     report.raise_if_damaged()
     say(f"every byte of {report.files} files in {report.commits} commits is as committed")
+    if unnamed := len(report.uncommitted_segments):
+        say(f"{unnamed} folders of segments are of no commit: tistore gc {store} tells of them")
     if resume:
         say(f"{report.skipped} of them were read by an earlier pass, and not touched since")
 

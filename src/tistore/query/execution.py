@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from tistore.errors import SqlError
 from tistore.query.limits import Limits
+from tistore.store.threads import start
 
 _GRACE_SECONDS = 0.3
 """Time DuckDB has to stop by itself: it looks at its clock between blocks of rows."""
@@ -68,7 +69,7 @@ def run(
         is_done.set()
 
     is_late, is_done = threading.Event(), threading.Event()
-    threading.Thread(target=work, name="tistore-sql", daemon=True).start()
+    start(threading.Thread(target=work, name="tistore-sql", daemon=True))
     try:
         # Not join(): an interrupt makes that believe that the thread has ended.
         is_done.wait(limits.timeout_seconds + _GRACE_SECONDS)

@@ -16,6 +16,7 @@ from tistore.query.product import Product, choose_product, one_thread_each
 from tistore.schemas.site import Site
 from tistore.store.chunks import Chunk
 from tistore.store.segment import Segment, SiteStream
+from tistore.store.threads import start
 
 Scores = NDArray[np.float32]
 
@@ -128,17 +129,19 @@ class _Crew:
 
     def run(self, n_threads: int) -> None:
         threads = [Thread(target=self._labour, daemon=True) for _ in range(n_threads)]
-        for thread in threads:
-            thread.start()
+        begun: list[Thread] = []
         failure: BaseException | None = None
         try:
-            for _ in threads:
+            for thread in threads:
+                start(thread)
+                begun.append(thread)
+            for _ in begun:
                 failure = self.ended.get() or failure
                 self.is_stopped |= failure is not None
         finally:
             # An interrupt lands here, too: nobody is left at work when it goes on its way.
             self.is_stopped = True
-            for thread in threads:
+            for thread in begun:
                 thread.join()
         if failure is not None:
             raise failure

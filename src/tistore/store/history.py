@@ -20,7 +20,8 @@ class LogEntry:
     Attributes:
         number: Its place in the log, from 1.
         created_at: When it was made, ISO 8601, UTC, by the clock of its writer.
-        operation: What it did: "append", "compact", "remove", "repair", "expire".
+        operation: What it did: "append", "compact", "remove", "repair", "expire"; "lost" where
+            nobody can tell any more.
         writer: Who made it: the uuid of a process's writer.
         segments: Segments it wrote.
         readings: Readings it added to the store.

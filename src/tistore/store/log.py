@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from tistore.errors import IntegrityError
 from tistore.store.files import FileRecord, Files
 from tistore.store.layout import COMMITS, commit_number, commit_path
+from tistore.store.threads import Threads
 from tistore.version import __version__
 
 _READ_AT_ONCE = 64
@@ -93,7 +93,7 @@ def _read_files(files: Files, numbers: Sequence[int]) -> list[bytes]:
     starts = range(0, len(numbers), _READ_AT_ONCE)
     if len(starts) < 2:
         return [data for start in starts for data in read_group(start)]
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="tistore-log") as readers:
+    with Threads(_READERS, thread_name_prefix="tistore-log") as readers:
         return [data for group in readers.map(read_group, starts) for data in group]
 
 

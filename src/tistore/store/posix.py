@@ -415,10 +415,12 @@ def _let_go(system: System, path: str, descriptor: int, process: int) -> None:
         return
     # A lease that cannot be removed now, as on a disk gone read-only, is removed by `gc`: what was
     # committed is no less so.
-    with suppress(OSError):
-        system.unlink(path)
-    with suppress(OSError):
-        system.close(descriptor)
+    try:
+        with suppress(OSError):
+            system.unlink(path)
+    finally:
+        with suppress(OSError):
+            system.close(descriptor)
 
 
 def _try_lock(descriptor: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -29,6 +28,7 @@ from tistore.store.moments import measure
 from tistore.store.reading import Reading
 from tistore.store.shards import METADATA, ArraySource, ShardEncoder, encode_metadata
 from tistore.store.tables import build_table, encode_table
+from tistore.store.threads import Threads
 from tistore.store.unembedding import StreamedFile
 
 
@@ -103,7 +103,7 @@ def _write_component(
     values = [rescale(half.values, exponents - half.exponents) for half in halves]
     scale = np.ldexp(1.0, exponents)
     audited = [reading.tokens.is_response[reading.captured] for reading in readings]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+    with Threads(os.cpu_count() or 1) as threads:
         measured = list(threads.map(partial(measure, scale=scale), values, audited))
     norms = np.concatenate([norms for norms, _ in measured])
     means = np.stack([mean for _, mean in measured])

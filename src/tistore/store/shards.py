@@ -18,7 +18,7 @@ import os
 import struct
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ import google_crc32c
 import numpy as np
 from numcodecs import blosc
 from numpy.typing import NDArray
+
+from tistore.store.threads import Threads
 
 METADATA = "zarr.json"
 
@@ -156,7 +158,7 @@ class ShardEncoder:
         workers = os.cpu_count() or 1
         waiting: deque[Future[bytes]] = deque()
         coming = iter(places)
-        with ThreadPoolExecutor(workers) as threads:
+        with Threads(workers) as threads:
             for place in places:
                 while len(waiting) < 2 * workers and (following := next(coming, None)) is not None:
                     waiting.append(threads.submit(_encode_chunk, self._source, *following))

@@ -8,14 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
+from tistore.errors import NoMemoryError
+from tistore.store.threads import start
+
 
 @contextmanager
 def wait_for_turn(folder: str, patience_seconds: float) -> Iterator[Callable[[], None]]:
     """
     Wait until nobody else is in such a block for the same folder, first come first served.
 
-    A courtesy, on which nothing rests but pace: where a folder cannot be locked, and once patience
-    is over, as with a process that was stopped in its turn, the block is entered all the same.
+    A courtesy, on which nothing rests but pace: where a folder cannot be locked, where no thread
+    can wait, and once patience is over, as with a process that was stopped in its turn, the block
+    is entered all the same.
 
     Args:
         folder: Path of the folder.
@@ -51,8 +55,12 @@ class _Place:
             return
         # A lock serves those who block in the order they came, and those who ask again and again
         # in none. It cannot be told for how long to block: so it is a thread that does.
-        self._waiter = Thread(target=self._hold, name="tistore-turn", daemon=True)
-        self._waiter.start()
+        waiter = Thread(target=self._hold, name="tistore-turn", daemon=True)
+        try:
+            start(waiter)
+        except NoMemoryError:
+            return
+        self._waiter = waiter
         self._has_come.wait(patience_seconds)
 
     def leave(self) -> None:
@@ -64,10 +72,12 @@ class _Place:
             self._release()
 
     def _hold(self) -> None:
-        self._lock(fcntl.LOCK_EX)
-        self._has_come.set()
-        self._is_over.wait()
-        self._release()
+        try:
+            self._lock(fcntl.LOCK_EX)
+            self._has_come.set()
+            self._is_over.wait()
+        finally:
+            self._release()
 
     def _lock(self, how: int) -> bool:
         with suppress(OSError):  # such as where there are no locks

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,27 +13,21 @@ from tistore.errors import (
     KeyConflictError,
     NoMemoryError,
     NoRoomError,
-    NotStoredError,
     nearest,
 )
 from tistore.schemas.head import Head, VocabularyBlock
 from tistore.schemas.model import Model
 from tistore.schemas.prompt import Prompt
 from tistore.schemas.response import ResponseSlot
-from tistore.schemas.tables import LOG_TABLES, TABLE_KEYS
+from tistore.schemas.tables import LOG_TABLES
 from tistore.schemas.vector import Vector
+from tistore.store.batch import Batch, Row
 from tistore.store.committing import Committer, is_disjoint
 from tistore.store.files import Files
-from tistore.store.keys import row_content, row_key, slot_key
-from tistore.store.layout import segment_folder
-from tistore.store.log import Keys
-from tistore.store.reading import Reading, validate_reading
-from tistore.store.segment_writer import write_segment, write_streamed, write_table
+from tistore.store.reading import validate_reading
 from tistore.store.snapshot import Snapshot
 from tistore.store.tables import build_table
-from tistore.store.unembedding import StreamedFile, stream_unembedding
-
-Row = Mapping[str, Any]
+from tistore.store.unembedding import stream_unembedding
 
 _BY_OTHER_MEANS = {
     "heads": ("a row of heads comes with its unembedding", "use writer.add_head"),
@@ -57,7 +50,6 @@ class Writer:
     it is whole.
 
     Attributes:
-        pending_bytes: Bytes of float16 that wait for a commit.
         committed_readings: Readings this writer has committed.
 
     Args:
@@ -77,27 +69,25 @@ class Writer:
         flush_seconds: float = FLUSH_SECONDS,
     ) -> None:
         self._files = files
-        self._read_snapshot = read_snapshot
         self._committer = Committer(files, header_hash, read_snapshot)
-        self._snapshot = read_snapshot()
+        self._batch = Batch(read_snapshot())
         # What is found committed will not be written again: it has to be there after a power cut.
-        self._committer.confirm(self._snapshot)
+        self._committer.confirm(self._batch.known)
         self._flush_bytes = flush_bytes
         self._flush_seconds = flush_seconds
-        self._readings: dict[str, Reading] = {}
-        self._responses: dict[ResponseSlot, str] = {}
-        self._rows: dict[str, dict[str, Row]] = {table: {} for table in LOG_TABLES}
-        self._removed: Keys = {}
-        self._streamed: StreamedFile | None = None
         self._waiting_since: float | None = None
         self._is_open = True
-        self.pending_bytes = 0
         self.committed_readings = 0
 
     @property
     def pending_readings(self) -> int:
         """Readings that wait for a commit."""
-        return len(self._readings)
+        return self._batch.n_readings
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of float16 that wait for a commit."""
+        return self._batch.size_bytes
 
     def add(
         self,
@@ -196,18 +186,16 @@ class Writer:
             raise InvalidRecordError(
                 f"{reading}: the prompt given is {prompt.prompt_set}#{prompt.prompt_id}"
             )
-        new_models = self._pick_new("models", [author.to_row(), eyes.to_row()])
-        new_prompts = self._pick_new("prompts", [prompt.to_row()] if prompt else [])
+        batch = self._batch
+        new_models = batch.pick_new("models", [author.to_row(), eyes.to_row()])
+        new_prompts = batch.pick_new("prompts", [prompt.to_row()] if prompt else [])
         for table, rows in (("models", new_models), ("prompts", new_prompts)):
             if rows:
                 build_table(LOG_TABLES[table], list(rows.values()), table)
-        if self._is_new(reading, self._readings):
-            self._readings[reading.key] = reading
-            self.pending_bytes += reading.size_bytes
-            self._responses[reading.slot] = reading.response_id
+        if batch.add_reading(reading):
             self._waiting_since = self._waiting_since or time.monotonic()
-        self._rows["models"] |= new_models
-        self._rows["prompts"] |= new_prompts
+        batch.put_rows("models", new_models)
+        batch.put_rows("prompts", new_prompts)
         self.commit_if_due()
         return reading.response_id
 
@@ -228,7 +216,7 @@ class Writer:
             why, mend = _BY_OTHER_MEANS[table]
             raise InvalidRecordError(why, mend=mend)
         build_table(LOG_TABLES[table], rows, table)
-        self._rows[table] |= self._pick_new(table, rows)
+        self._batch.put_rows(table, self._batch.pick_new(table, rows))
 
     def remove_vectors(self, vectors: Sequence[Vector], reason: str | None = None) -> None:
         """
@@ -245,23 +233,7 @@ class Writer:
             NotStoredError: One of them is not in the store; none is removed then.
         """
         self._require_open()
-        committed = self._snapshot.keys.get("vectors", {})
-        for vector in vectors:
-            if committed.get(vector.key) != vector.content_hash:
-                raise NotStoredError(f"{vector.reference} is not in this store")
-        now = datetime.now(UTC)
-        for vector in vectors:
-            if vector.key not in self._removed.setdefault("vectors", {}):
-                self._removed["vectors"][vector.key] = vector.content_hash
-                row = {
-                    "table": "vectors",
-                    "name": f"{vector.reference} {vector.component} {vector.position}",
-                    "content": vector.content_hash,
-                    "reason": reason,
-                    "removed_at": now,
-                }
-                # Under the removed vector's own key: should another writer be first, it goes too.
-                self._rows["removals"][vector.key] = row
+        self._batch.remove_vectors(vectors, reason)
 
     def add_head(
         self,
@@ -287,25 +259,24 @@ class Writer:
             NoRoomError: The disk is too full for it.
         """
         self._require_open()
-        new = self._pick_new("heads", [head.to_row()])
+        new = self._batch.pick_new("heads", [head.to_row()])
         build_table(LOG_TABLES["heads"], list(new.values()), "heads")
         if not new:
             return
         self.commit()
-        self._rows["heads"] |= new
-        self._streamed = stream_unembedding(head, blocks, weight_bytes)
+        self._batch.put_rows("heads", new)
+        self._batch.streamed = stream_unembedding(head, blocks, weight_bytes)
         try:
             self.commit()
         finally:
             # Its rows can be had only now: what comes later may have another adapter switched on.
-            self._rows["heads"].clear()
-            self._streamed = None
+            self._batch.drop_rows("heads")
+            self._batch.streamed = None
 
     @property
     def reader_heads(self) -> Mapping[str, str]:
         """The head of each reader, committed or waiting."""
-        waiting = self._rows["reader_heads"].values()
-        return self._snapshot.reader_heads | {row["reader"]: row["head_hash"] for row in waiting}
+        return self._batch.reader_heads
 
     def commit(self) -> int:
         """
@@ -323,20 +294,21 @@ class Writer:
         """
         self._require_open()
         conflicts: list[KeyConflictError] = []
-        while self._readings or any(self._rows.values()):
+        while not self._batch.is_empty:
             self._check_room()
             snapshot, is_committed = self._try_commit()
             if is_committed:
-                self._acknowledge(snapshot)
+                self.committed_readings += self._batch.n_readings
+                self._batch.clear(snapshot)
                 break
             # Another writer has committed some of the same: what is still new is written again.
-            conflicts += self._drop_committed(snapshot)
+            conflicts += self._batch.drop_committed(snapshot)
         # What others have just committed may be among what was left out.
-        self._committer.confirm(self._snapshot)
+        self._committer.confirm(self._batch.known)
         self._waiting_since = None
         if conflicts:
             raise conflicts[0]
-        return self._snapshot.number
+        return self._batch.known.number
 
     def commit_if_due(self) -> None:
         """Commit if enough waits, or has waited long enough, as `add` does."""
@@ -368,76 +340,20 @@ class Writer:
             self._committer.close()
 
     def _resolve(self, model: str | Model) -> Model:
+        known = self._batch.models
         if isinstance(model, Model):
-            return model.as_known(self._models.get(model.name))
+            return model.as_known(known.get(model.name))
         if not isinstance(model, str) or not model:
             raise InvalidRecordError(f"a model is named by a string, not {model!r}")
-        return self._models.get(model) or Model(model)
-
-    @property
-    def _models(self) -> dict[str, Model]:
-        waiting = {row["name"]: Model.from_row(row) for row in self._rows["models"].values()}
-        return waiting | self._snapshot.models
-
-    def _is_new(self, reading: Reading, waiting: Mapping[str, Reading]) -> bool:
-        """Whether the reading is neither committed nor among those that wait."""
-        committed = self._snapshot.keys
-        held = committed.get("slots", {}).get(slot_key(reading.slot))
-        if held is None and waiting:
-            held = self._responses.get(reading.slot)
-        if held not in (None, reading.response_id):
-            raise KeyConflictError(
-                f"{reading.slot} is in the store with other tokens",
-                mend="readings of one response share its token ids exactly; give a new text "
-                "another sample number",
-            )
-        content = committed.get("readings", {}).get(reading.key)
-        if content is None and reading.key in waiting:
-            content = waiting[reading.key].content_hash
-        if content not in (None, reading.content_hash):
-            raise KeyConflictError(
-                f"{reading} is in the store with other activations",
-                mend="a reading is committed once; read with another reader name or other layers",
-            )
-        return content is None
-
-    def _pick_new(self, table: str, rows: Iterable[Row]) -> dict[str, Row]:
-        return self._new_rows(table, rows, waiting=self._rows[table])
-
-    def _new_rows(
-        self, table: str, rows: Iterable[Row], waiting: Mapping[str, Row]
-    ) -> dict[str, Row]:
-        """Pick the rows that are neither committed nor waiting, by key."""
-        new: dict[str, Row] = {}
-        committed = self._snapshot.keys.get(table, {})
-        removed = self._removed.get(table, {})
-        for row in rows:
-            key = row_key(table, row)
-            held = None if key in removed else committed.get(key)
-            if held is None and (same := waiting.get(key) or new.get(key)):
-                held = row_content(table, same)
-            if held not in (None, row_content(table, row)):
-                named = ", ".join(str(row.get(column)) for column in TABLE_KEYS[table])
-                raise KeyConflictError(
-                    f"{table}: {named} is in the store with other content",
-                    mend="give the new one another name; what is stored never changes",
-                )
-            if held is None:
-                new[key] = row
-        return new
+        return known.get(model) or Model(model)
 
     def _try_commit(self) -> tuple[Snapshot, bool]:
-        """
-        Write what waits, a segment a shape, and name it in the log; see `Committer.append`.
-
-        What is no reading lies with the first segment.
-        """
-        groups = _group_by_shape(self._readings.values())
-        folders = [self._committer.new_segment() for _ in range(len(groups) or 1)]
+        """Write what waits, a segment a shape, and name it in the log; see `Committer.append`."""
+        folders = [self._committer.new_segment() for _ in range(self._batch.count_folders())]
         is_committed = False
         try:
-            additions = self._write(folders, groups)
-            known = self._snapshot
+            additions = self._batch.write(self._files, folders)
+            known = self._batch.known
             newest, is_committed = self._committer.append(
                 known, additions, lambda newer: is_disjoint(additions, known, newer)
             )
@@ -452,87 +368,12 @@ class Writer:
                 self._committer.abandon(folders)
         return newest, is_committed
 
-    def _write(self, folders: Sequence[str], groups: Sequence[Sequence[Reading]]) -> dict[str, Any]:
-        """Write what waits; returns what a commit says of it."""
-        readings = self._readings.values()
-        filled = {name: rows for name, rows in self._rows.items() if rows}
-        segments = [
-            write_segment(self._files, folder, group)
-            for folder, group in zip(folders, groups, strict=False)
-        ]
-        first = folders[0]
-        tables = [
-            {"table": name, **write_table(self._files, first, name, list(rows.values()))}
-            for name, rows in filled.items()
-        ]
-        if "heads" in filled and self._streamed is not None:
-            tables.append(write_streamed(self._files, first, self._streamed))
-        if tables:
-            self._files.sync_folders([segment_folder(first)])
-        keys = {
-            "readings": {reading.key: reading.content_hash for reading in readings},
-            "slots": {slot_key(reading.slot): reading.response_id for reading in readings},
-        }
-        for name, rows in filled.items():
-            if name in TABLE_KEYS:
-                keys[name] = {key: row_content(name, row) for key, row in rows.items()}
-        additions = {"segments": segments, "tables": tables, "keys": keys}
-        return additions | ({"removed": self._removed} if self._removed else {})
-
-    def _acknowledge(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self.committed_readings += len(self._readings)
-        self._readings.clear()
-        self.pending_bytes = 0
-        self._responses.clear()
-        self._removed = {}
-        for rows in self._rows.values():
-            rows.clear()
-
-    def _drop_committed(self, snapshot: Snapshot) -> list[KeyConflictError]:
-        """Forget what another writer has committed in the meantime; tell what contradicts it."""
-        self._snapshot = snapshot
-        conflicts: list[KeyConflictError] = []
-        readings = {}
-        for key, reading in self._readings.items():
-            try:
-                if self._is_new(reading, {}):
-                    readings[key] = reading
-            except KeyConflictError as error:
-                conflicts.append(error)
-        self._readings = readings
-        self.pending_bytes = sum(reading.size_bytes for reading in readings.values())
-        self._drop_removed(snapshot)
-        for table, rows in self._rows.items():
-            if table == "removals":
-                continue
-            new: dict[str, Row] = {}
-            for row in rows.values():
-                try:
-                    new |= self._new_rows(table, [row], waiting={})
-                except KeyConflictError as error:
-                    conflicts.append(error)
-            self._rows[table] = new
-        return conflicts
-
-    def _drop_removed(self, snapshot: Snapshot) -> None:
-        """Forget to remove what another writer has removed or replaced in the meantime."""
-        committed = snapshot.keys.get("vectors", {})
-        still = {
-            key: content
-            for key, content in self._removed.get("vectors", {}).items()
-            if committed.get(key) == content
-        }
-        self._removed = {"vectors": still} if still else {}
-        rows = self._rows["removals"]
-        self._rows["removals"] = {key: row for key, row in rows.items() if key in still}
-
     def _check_room(self) -> None:
         free = self._files.free_bytes()
         # float16 compresses, so its raw size also covers tables, norms and means.
         need = self.pending_bytes + SPARE_BYTES
-        if self._streamed is not None:
-            need += self._streamed.size_bytes
+        if self._batch.streamed is not None:
+            need += self._batch.streamed.size_bytes
         if free is not None and free < need:
             raise NoRoomError(
                 f"this commit needs {need / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free",
@@ -543,11 +384,3 @@ class Writer:
     def _require_open(self) -> None:
         if not self._is_open:
             raise InvalidRecordError("this writer is closed", mend="open another: store.writer()")
-
-
-def _group_by_shape(readings: Iterable[Reading]) -> list[list[Reading]]:
-    """Put readings together that can share a segment, in the order they came."""
-    groups: dict[tuple[Any, ...], list[Reading]] = {}
-    for reading in readings:
-        groups.setdefault(reading.shape, []).append(reading)
-    return list(groups.values())

@@ -158,7 +158,12 @@ def _average(
 
 
 def _sum(values: NDArray[np.float16], rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Sum some rows of a block: in float32 over a few of them at a time, these in float64."""
+    """
+    Sum some rows of a block, in float64.
+
+    Sums of float16 are exact there, as long as they stay below 2**29: so they are the same however
+    rows are laid out in segments and blocks.
+    """
     width = values.shape[1]
     height = max(1, _BLOCK_BYTES // (4 * width))
     total = np.zeros(width)
@@ -167,5 +172,5 @@ def _sum(values: NDArray[np.float16], rows: NDArray[np.int64]) -> NDArray[np.flo
         room = np.empty(part.shape, dtype=np.float32)
         widen(part, room)
         np.multiply(room, EXPONENT_GAP, out=room)
-        total += room.sum(axis=0)
+        total += room.sum(axis=0, dtype=np.float64)
     return total

@@ -6,12 +6,14 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 import torch
 from threadpoolctl import threadpool_limits
+
+from tistore.store.threads import Threads, start
 
 IDLE_SECONDS = 5.0
 """How often somebody looks whether what waits for a commit has waited long enough."""
@@ -43,9 +45,7 @@ class WriteQueue:
         self.threads = threads
         self._limit_bytes = limit_bytes
         self._idle = idle
-        self._pool = ThreadPoolExecutor(
-            threads, thread_name_prefix="tistore-prepare", initializer=_step_back
-        )
+        self._pool = Threads(threads, thread_name_prefix="tistore-prepare", initializer=_step_back)
         self._turns: SimpleQueue[tuple[Future[Store], int] | None] = SimpleQueue()
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
@@ -54,7 +54,7 @@ class WriteQueue:
         self.waiting_bytes = 0
         self.largest_bytes = 0
         self._thread = threading.Thread(target=self._store_all, name="tistore-store", daemon=True)
-        self._thread.start()
+        start(self._thread)
 
     def put(self, prepare: Prepare, size_bytes: int) -> None:
         """
@@ -116,7 +116,7 @@ class WriteQueue:
             raise self._failure
 
     def _store_all(self) -> None:
-        _step_back()
+        self._attempt(_step_back)
         while True:
             try:
                 turn = self._turns.get(timeout=IDLE_SECONDS)

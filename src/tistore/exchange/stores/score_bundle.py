@@ -24,9 +24,9 @@ from tistore.query.scores import (
     compute_scores,
 )
 from tistore.query.store import Store
-from tistore.store.base import locate
 from tistore.store.copies import Extract, SegmentCopy, copy_readings
 from tistore.store.copy_log import CopyLog
+from tistore.store.opened import locate
 from tistore.store.posix import PosixFiles
 from tistore.store.segment import Segment
 

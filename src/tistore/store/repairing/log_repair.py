@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from tistore.errors import IntegrityError, StoreError
+from tistore.errors import IntegrityError, NoMemoryError, StoreError, TooManyFilesError
 from tistore.store.files import Files
 from tistore.store.layout import HEADER, commit_number, commit_path
 from tistore.store.log import Commit, read_line, write_trailer
@@ -228,5 +228,7 @@ def _lay_out(line: bytes) -> bytes:
 def _read(files: Files, path: str) -> bytes:
     try:
         return files.read(path)
+    except (NoMemoryError, TooManyFilesError):  # says nothing about the file
+        raise
     except (IntegrityError, StoreError):
         return b""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tistore.errors import IntegrityError, StoreError
+from tistore.errors import IntegrityError, NoMemoryError, StoreError, TooManyFilesError
 from tistore.schemas.site import Component, Site
 from tistore.store.contents import Entry
 from tistore.store.files import Files
@@ -88,6 +88,8 @@ class MendedSegment(Segment):
         is_damaged = np.zeros(length, dtype=np.bool_)
         try:
             shard = self._shard(array)
+        except (NoMemoryError, TooManyFilesError):  # says nothing about the array
+            raise
         except (IntegrityError, StoreError):
             shard = None
         if shard is None:
@@ -97,6 +99,8 @@ class MendedSegment(Segment):
             for chunk in shard.chunks(layer):
                 try:
                     shard.read(chunk, buffer)
+                except (NoMemoryError, TooManyFilesError):  # says nothing about the chunk
+                    raise
                 except (IntegrityError, StoreError):
                     is_damaged[chunk.start : chunk.stop] = True
         if not is_damaged.any() and not shard.layout.checksums:

@@ -16,6 +16,7 @@ from tistore.schemas.tables import TABLE_KEYS
 from tistore.store.copies import Extract, copy_parts
 from tistore.store.files import Files
 from tistore.store.keys import row_key, slot_key
+from tistore.store.layout import table_path
 from tistore.store.log import Keys
 from tistore.store.repairing.mended_segment import MendedSegment
 from tistore.store.rewriting.remove import RemovedGroup
@@ -159,8 +160,7 @@ def _written_at(snapshot: Snapshot) -> dict[str, int]:
 
 
 def _lacks_readings(segment: Segment, damaged: Collection[str]) -> bool:
-    path = segment.files[0].path.rpartition("/")[0] + "/responses.parquet"
-    return path in damaged
+    return table_path(segment.uuid, "responses") in damaged
 
 
 def _drop_tables(plan: RepairPlan, snapshot: Snapshot, damaged: Collection[str]) -> None:

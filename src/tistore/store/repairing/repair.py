@@ -43,6 +43,7 @@ class Mend:
         action: What is done, in words.
         lost: Readings of its segment that go, whichever of its files are damaged.
         kept: Readings of its segment that stay.
+        is_lost_commit: Whether what a commit said is lost; nobody can tell then what that was.
     """
 
     path: str
@@ -50,6 +51,7 @@ class Mend:
     action: str
     lost: int = 0
     kept: int = 0
+    is_lost_commit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class RepairReport:
     Attributes:
         mends: What is done about each damaged file; none when the store is sound.
         groups: The readings that go, as far as it can be told whose they are.
-        lost_readings: How many go.
+        lost_readings: How many go, of those that can be told: not what lost commits said.
         kept_readings: How many are in the store afterwards.
         commits: Commits it took.
     """
@@ -100,7 +102,10 @@ def repair_log(
             _apply(files, mend)
         if any(mend.is_lost for mend in mended.mends):
             forget_finished_pass(root)  # it knew commits that are gone
-    mends = (Mend(mend.path, mend.problem, mend.action) for mend in mended.mends)
+    mends = (
+        Mend(mend.path, mend.problem, mend.action, is_lost_commit=mend.is_lost)
+        for mend in mended.mends
+    )
     return tuple(mends), mended.commits
 
 
@@ -262,7 +267,8 @@ def _describe(snapshot: Snapshot, plan: RepairPlan, lost: Mapping[str, str]) -> 
     }
     for path in sorted(lost):
         if path in plan.dropped_tables:
-            yield Mend(path, lost[path], "lost, with its rows")
+            rows = next(files[path] for files in snapshot.contents.tables.values() if path in files)
+            yield Mend(path, lost[path], f"lost, with its {rows.rows} rows of {rows.table}")
         elif (one := salvaged.get(path)) is None:
             yield Mend(path, lost[path], "lost: earlier commits that need it are given up")
         elif len(one.kept):

@@ -16,7 +16,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from tistore.datasets.clauses import align_tokens, split_clauses
-from tistore.errors import TistoreError
+from tistore.errors import NoMemoryError, TistoreError, TooManyFilesError
 from tistore.schemas.site import Component, Site
 from tistore.schemas.tables import CLAUSES
 from tistore.store.collecting.trash import set_aside
@@ -61,6 +61,8 @@ def find_original(files: Files, record: FileRecord, entry: Entry | None) -> Piec
             hasher = blake3()
             for piece in candidate():
                 hasher.update(piece)
+        except (NoMemoryError, TooManyFilesError):  # says nothing about the candidate
+            raise
         except TistoreError:
             continue  # what it is made of is damaged, too
         if hasher.hexdigest() == record.blake3:

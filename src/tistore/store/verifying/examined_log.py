@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from tistore.errors import IntegrityError, StoreError
+from tistore.errors import IntegrityError, NoMemoryError, StoreError, TooManyFilesError
 from tistore.store.files import Files
 from tistore.store.header import read_header
 from tistore.store.layout import COMMITS, HEADER, commit_number, commit_path
@@ -66,6 +66,8 @@ def _examine_header(
     """Read which store it is, and what is wrong with the header where something is."""
     try:
         header_hash = hashlib.sha256(files.read(HEADER)).hexdigest()
+    except (NoMemoryError, TooManyFilesError):  # says nothing about the header
+        raise
     except (IntegrityError, StoreError) as error:
         return None, _phrase(files, HEADER, error)
     if first is not None and first.body["parent"] != header_hash:
@@ -99,6 +101,8 @@ def _examine(files: Files, number: int) -> tuple[Commit | None, str | None]:
     path = commit_path(number)
     try:
         line, _, trailer = files.read(path).partition(b"\n")
+    except (NoMemoryError, TooManyFilesError):  # says nothing about the commit
+        raise
     except (IntegrityError, StoreError) as error:
         return None, _phrase(files, path, error)
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock, local
@@ -19,6 +18,7 @@ from tistore.errors import (
 )
 from tistore.store.files import BLOCK_BYTES, FileRecord, Files, hash_file
 from tistore.store.layout import folder_of
+from tistore.store.threads import Threads
 from tistore.store.verifying.examined_log import Trouble
 from tistore.store.verifying.verified import Checked
 
@@ -112,7 +112,7 @@ class FileCheck:
     def _read_all(
         self, records: Sequence[FileRecord], jobs: int
     ) -> list[tuple[FileRecord, str | None]]:
-        with ThreadPoolExecutor(jobs, "verify") as pool:
+        with Threads(jobs, "verify") as pool:
             try:
                 troubles = list(pool.map(self._check, records))
             except BaseException:
@@ -209,6 +209,6 @@ class _StoppedError(Exception):
 
 def count_cores() -> int:
     """Count the cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
+    if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return os.cpu_count() or 1  # pragma: no cover - macOS does not tell

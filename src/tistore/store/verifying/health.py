@@ -29,7 +29,7 @@ from tistore.store.posix import PosixFiles
 from tistore.store.system import POSIX, System
 from tistore.store.verifying.examined_log import ExaminedLog, examine_log
 from tistore.store.verifying.verified import Checked, read_finished_pass
-from tistore.store.verifying.verify import find_lost_commits
+from tistore.store.verifying.verify import find_lost_commits, require_store
 from tistore.store.writer import FLUSH_BYTES, SPARE_BYTES
 
 State = Literal["ok", "warning", "problem"]
@@ -134,6 +134,7 @@ class _Checkup:
     def check_header(self) -> Check:
         if not self._root.is_dir():
             return Check("store", "problem", f"no folder at {self._root}", "mend the path")
+        require_store(self._root, self._files)
         header = read_header(self._files, str(self._root))
         features = f", with {', '.join(header.features)}" if header.features else ""
         detail = f"{header.uuid}, of format version {header.format_version}{features}"

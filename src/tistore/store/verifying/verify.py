@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,14 @@ from pathlib import Path
 from tistore.errors import IntegrityError, NotAStoreError, StoreNotFoundError
 from tistore.store.contents import Contents
 from tistore.store.files import Files
-from tistore.store.layout import COMMITS, HEADER, SEGMENTS, commit_path, verification_file
+from tistore.store.layout import (
+    COMMITS,
+    HEADER,
+    SEGMENTS,
+    commit_path,
+    segment_of,
+    verification_file,
+)
 from tistore.store.log import Commit
 from tistore.store.verifying.damage import Problem, describe_damage
 from tistore.store.verifying.examined_log import ExaminedLog, Trouble, examine_log
@@ -111,6 +118,7 @@ def verify_store(
     troubles = [*log.troubles, *find_lost_commits(root, log, known)]
     is_whole = not troubles
     contents = _read_contents(log, at)
+    later = [one for one in log.commits if at is not None and one.number > at]
     check = FileCheck(root, files, Checked(root, resume=resume), progress)
     found = check.read(contents.kept_files, jobs or count_cores())
     if found and is_whole:
@@ -126,7 +134,7 @@ def verify_store(
         skipped=check.skipped,
         seconds=time.monotonic() - started,
         problems=describe_damage(files, contents, troubles),
-        uncommitted_segments=_list_uncommitted(files, log),
+        uncommitted_segments=_list_uncommitted(files, contents, later),
     )
     if is_whole and at is None:
         keep_finished_pass(root, _sum_up(root, log, report))
@@ -195,9 +203,11 @@ def _doubt(trouble: Trouble) -> Trouble:
     return trouble
 
 
-def _list_uncommitted(files: Files, log: ExaminedLog) -> tuple[str, ...]:
-    kept = Contents().after(log.commits).kept_files
-    named = {record.path.split("/")[1] for record in kept}
+def _list_uncommitted(files: Files, contents: Contents, later: Iterable[Commit]) -> tuple[str, ...]:
+    named = {segment_of(record.path) for record in contents.kept_files}
+    for commit in later:  # what it needs to be read need not be known here
+        named |= {entry["uuid"] for entry in commit.body["segments"]}
+        named |= {segment_of(entry["path"]) for entry in commit.body["tables"]}
     return tuple(name for name in files.list_names(SEGMENTS) if name not in named)
 
 
