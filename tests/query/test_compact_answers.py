@@ -33,7 +33,9 @@ def list_questions() -> list[str]:
             questions.append(f"SELECT {one} AS a, {more} FROM {relation}")
     for relation in ("responses", "clauses", "response_diffs", "clause_diffs"):
         questions.append(f"SELECT trajectory('new/one', 5) AS a FROM {relation}")
-    questions.append("SELECT organism, avg(project('new/one', 5)) FROM responses GROUP BY 1 ORDER BY ALL")
+    questions.append(
+        "SELECT organism, avg(project('new/one', 5)) FROM responses GROUP BY 1 ORDER BY ALL"
+    )
     return questions
 
 
