@@ -9,7 +9,7 @@ from pathlib import Path
 
 from durability.ledger import Account, Ledger
 from durability.made import Made
-from tistore.errors import RewriteConflictError
+from tistore.errors import DeviceError, RewriteConflictError
 from tistore.store.base import BaseStore
 
 Step = Callable[[Path, Ledger, int], None]
@@ -97,12 +97,19 @@ def repair(path: Path, ledger: Ledger, seed: int) -> None:
         for segment in BaseStore.open(path).snapshot.segments
         if damaged in map(Made.of, segment.table("responses").to_pylist())
     )
-    shard = max((path / "segments" / uuid).rglob("*"), key=lambda file: file.stat().st_size)
+    try:
+        _damage(path / "segments" / uuid)
+    except OSError as error:  # the injected fault has met the laboratory, not the store
+        raise DeviceError("nothing was damaged, and nothing is to be repaired") from error
+    BaseStore.repair(path, dry_run=False)
+    ledger.write("removed", [damaged])
+
+
+def _damage(segment: Path) -> None:
+    shard = max(segment.rglob("*"), key=lambda file: file.stat().st_size)
     with shard.open("r+b") as file:
         file.seek(shard.stat().st_size // 2)
         file.write(bytes(64))
-    BaseStore.repair(path, dry_run=False)
-    ledger.write("removed", [damaged])
 
 
 def finish(path: Path, steps: Iterable[str]) -> None:
