@@ -132,7 +132,7 @@ def _in_memory(
     def read(start: int, stop: int, layer: int) -> NDArray[Any]:
         return values[start:stop, layer]
 
-    return ArraySource(values.shape, values.dtype, read, dimension_names, attributes)
+    return ArraySource(values.shape, values.dtype, dimension_names, attributes, read)
 
 
 def _gather(

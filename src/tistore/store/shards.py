@@ -43,21 +43,19 @@ ReadRows = Callable[[int, int, int], NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ArraySource:
+class ArrayLayout:
     """
-    An array to be written, which need never be in memory whole.
+    How an array is laid out, whatever its values.
 
     Attributes:
         shape: Rows, layers, and hidden where it has that axis.
         dtype: Of its values.
-        read: Gives rows `start` to `stop` of the layer at a place on the layer axis.
         dimension_names: One name an axis.
         attributes: User attributes, JSON-like.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    read: ReadRows
     dimension_names: Sequence[str]
     attributes: Mapping[str, Any]
 
@@ -82,12 +80,24 @@ class ArraySource:
         return "/".join(["c", *"0" * len(self.shape)]) if self.shape[0] else None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ArraySource(ArrayLayout):
+    """
+    An array to be written, which need never be in memory whole.
+
+    Attributes:
+        read: Gives rows `start` to `stop` of the layer at a place on the layer axis.
+    """
+
+    read: ReadRows
+
+
 def full_chunk_rows(row_bytes: int) -> int:
     """Count the rows of a chunk of an array that has enough of them."""
     return min(max(_CHUNK_BYTES // row_bytes, _MIN_CHUNK_ROWS), _MAX_CHUNK_ROWS)
 
 
-def encode_metadata(source: ArraySource, checksums: Sequence[int]) -> bytes:
+def encode_metadata(source: ArrayLayout, checksums: Sequence[int]) -> bytes:
     """
     Encode an array's `zarr.json`.
 

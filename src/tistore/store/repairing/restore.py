@@ -28,6 +28,7 @@ from tistore.store.repairing.flipped_bit import flip_each_bit
 from tistore.store.segment import Segment
 from tistore.store.shards import (
     METADATA,
+    ArrayLayout,
     ArraySource,
     ShardEncoder,
     encode_index,
@@ -147,8 +148,8 @@ def _find_array(entry: Entry, record: FileRecord) -> tuple[str, Any]:
     return "", None
 
 
-def _describe(entry: Entry, name: str) -> ArraySource:
-    """Describe an array as its writer did; its values are not at hand."""
+def _describe(entry: Entry, name: str) -> ArrayLayout:
+    """Describe an array as its writer did."""
     (component,) = (
         one for one in entry["components"] if name in (one, norm_array(one), mean_array(one))
     )
@@ -157,17 +158,12 @@ def _describe(entry: Entry, name: str) -> ArraySource:
     if name == component:
         attributes |= {"exponents": array["exponents"], "row_convention": "at-token"}
     first = "response" if name == mean_array(component) else "token"
-    return ArraySource(
+    return ArrayLayout(
         shape=tuple(array["shape"]),
         dtype=np.dtype(np.float16 if name == component else np.float32),
-        read=_refuse,
         dimension_names=(first, "layer", "hidden")[: len(array["shape"])],
         attributes=attributes,
     )
-
-
-def _refuse(start: int, stop: int, layer: int) -> NDArray[Any]:
-    raise NotImplementedError("only the array's description is at hand")
 
 
 def _read_checksums(files: Files, entry: Entry, name: str) -> list[int]:
@@ -183,7 +179,7 @@ def _read_checksums(files: Files, entry: Entry, name: str) -> list[int]:
     return checksums
 
 
-def _walk_chunks(files: Files, record: FileRecord, source: ArraySource) -> NDArray[np.uint64]:
+def _walk_chunks(files: Files, record: FileRecord, source: ArrayLayout) -> NDArray[np.uint64]:
     """Find every chunk without the index: they lie one after the other, layer by layer."""
     n_layers = source.shape[1]
     index = np.zeros((source.chunk_rows, n_layers, 2), dtype="<u8")
@@ -199,7 +195,7 @@ def _walk_chunks(files: Files, record: FileRecord, source: ArraySource) -> NDArr
     return index
 
 
-def _with_new_index(files: Files, record: FileRecord, source: ArraySource) -> Iterable[bytes]:
+def _with_new_index(files: Files, record: FileRecord, source: ArrayLayout) -> Iterable[bytes]:
     index = _walk_chunks(files, record, source)
     yield from _read_blocks(files, record.path, int(index[..., 1].sum()))
     yield encode_index(index)
@@ -222,9 +218,9 @@ def _encode_moments(files: Files, entry: Entry, name: str) -> Iterable[bytes]:
     source = ArraySource(
         plain.shape,
         plain.dtype,
-        lambda start, stop, layer: values[start:stop, layer],
         plain.dimension_names,
         plain.attributes,
+        lambda start, stop, layer: values[start:stop, layer],
     )
     yield from ShardEncoder(source).pieces()
 
